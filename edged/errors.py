@@ -1,0 +1,54 @@
+"""What can go wrong, split first by whose fault it is.
+
+Every error carries a stable `reason` slug (snake_case, listed in docs/reasons.md and
+published over MQTT) and a message for the person who reads it. The release's faults may
+mark a model bad; this device's faults never do.
+"""
+
+from __future__ import annotations
+
+
+class EdgedError(Exception):
+    """Root of all errors that edged raises on purpose.
+
+    Attributes:
+        reason: stable slug, `[a-z0-9_]+`.
+        advice: what to do about it, one sentence, or "" where nothing is known.
+    """
+
+    def __init__(self, reason: str, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.advice = advice
+
+    def explain(self) -> str:
+        """Return the message and, where there is one, the advice."""
+        return f"{self} {self.advice}".strip()
+
+
+class ReleaseError(EdgedError):
+    """The model, its labels or its package is at fault."""
+
+
+class ValidationError(ReleaseError):
+    """The model cannot run, or does not do what it says."""
+
+
+class DeviceError(EdgedError):
+    """This device, or what it is connected to, is at fault."""
+
+
+class ConfigError(DeviceError):
+    """The configuration is wrong."""
+
+
+class CameraError(DeviceError):
+    """A camera is missing, stalled or gives no usable frame."""
+
+
+class AcceleratorError(DeviceError):
+    """The runtime or the accelerator is missing, busy or does not fit."""
+
+
+class StoreError(DeviceError):
+    """A file or directory of the daemon's own cannot be read or written."""

@@ -1,0 +1,1 @@
+"""The wire: payloads, the outbox, the session with the broker."""
