@@ -1,0 +1,324 @@
+"""What a .tflite file says about itself, read without a runtime. Pure: bytes in, facts out.
+
+A .tflite file is a FlatBuffer (identifier `TFL3`); TFLite Metadata is a second FlatBuffer
+(identifier `M001`) in one of its buffers; labels are files in a zip appended behind it. Only the
+few fields that edged needs are read, by their slot in the public schemas:
+`tensorflow/lite/schema/schema.fbs` and `tflite_support/metadata/metadata_schema.fbs`.
+The file may be hostile: every offset is followed inside the buffer or refused.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import flatbuffers.table
+from flatbuffers import number_types
+
+from edged.errors import ValidationError
+
+LABELS_LIMIT_BYTES = 4 * 1024 * 1024
+EDGETPU_OPERATOR = "edgetpu-custom-op"
+DETECTION_OPERATOR = "TFLite_Detection_PostProcess"
+
+_CUSTOM = 32  # BuiltinOperator.CUSTOM
+# The operators that edged tells apart, by BuiltinOperator number.
+_BUILTIN = {14: "LOGISTIC", 22: "RESHAPE", 25: "SOFTMAX", 6: "DEQUANTIZE", 114: "QUANTIZE"}
+_TENSOR_AXIS_LABELS = 2  # AssociatedFileType
+_NORMALIZATION_OPTIONS = 1  # ProcessUnitOptions union
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One node of the graph. Tensors are numbers within the main subgraph."""
+
+    name: str
+    custom: bool
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """The facts of one file.
+
+    Attributes:
+        operators: of the main subgraph, in order.
+        inputs: tensor numbers.
+        outputs: tensor numbers.
+        shapes: of every tensor of the main subgraph.
+        labels: from the label file packed inside, or None.
+        mean: normalisation per channel from the metadata, or None.
+        std: the same; a pixel enters the model as (pixel - mean) / std.
+    """
+
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def needs_edgetpu(self) -> bool:
+        """Whether the model was compiled for an Edge TPU."""
+        return EDGETPU_OPERATOR in self.custom_operators
+
+    @property
+    def custom_operators(self) -> tuple[str, ...]:
+        """Names of custom operators, in order of first use."""
+        return tuple(dict.fromkeys(op.name for op in self.operators if op.custom))
+
+    def producer(self, tensor: int) -> Operator | None:
+        """Return the operator that writes a tensor."""
+        return next((op for op in self.operators if tensor in op.outputs), None)
+
+    def head(self, tensor: int) -> str:
+        """Say what an output tensor holds: `softmax`, `logistic` or `logits`.
+
+        Looks through operators that only move or requantise values.
+        """
+        for _ in range(8):
+            operator = self.producer(tensor)
+            if operator is None or not operator.inputs:
+                break
+            if operator.name in {"SOFTMAX", "LOGISTIC"}:
+                return operator.name.lower()
+            if operator.name not in {"RESHAPE", "QUANTIZE", "DEQUANTIZE"}:
+                break
+            tensor = operator.inputs[0]
+        return "logits"
+
+
+def read_model_file(data: bytes) -> ModelFile:
+    """Read the facts of a .tflite file.
+
+    Args:
+        data: the whole file.
+
+    Raises:
+        ValidationError: `model_empty`, `not_a_model` (no TFLite FlatBuffer), `model_damaged`
+            (one, but cut short or inconsistent).
+    """
+    if not data:
+        raise ValidationError("model_empty", "the model file is empty")
+    if len(data) < 8 or data[4:8] != b"TFL3":
+        raise ValidationError("not_a_model", f"this is not a .tflite file: {_looks_like(data)}")
+    try:
+        return _read(data)
+    except (
+        struct.error,
+        IndexError,
+        OverflowError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        raise ValidationError(
+            "model_damaged", "the model file is cut short or damaged: its structure does not add up"
+        ) from error
+
+
+def _looks_like(data: bytes) -> str:
+    kinds = {
+        b"PK\x03\x04": "it looks like a zip archive",
+        b"\x89HDF": "it looks like a Keras .h5 file; convert it to TFLite first",
+        b"\x1f\x8b": "it looks like a gzip file",
+        b"\x89PNG": "it is a PNG image",
+        b"\xff\xd8\xff": "it is a JPEG image",
+        b"\x7fELF": "it is a program or library",
+    }
+    for magic, words in kinds.items():
+        if data.startswith(magic):
+            return words
+    if (
+        data[:64].isascii()
+        and data[:64].replace(b"\n", b" ").replace(b"\t", b" ").decode("ascii").isprintable()
+    ):
+        return "it is text"
+    return "its first bytes are no TFLite identifier"
+
+
+class _Table:
+    """A FlatBuffer table read by slot number, every position checked against the buffer."""
+
+    def __init__(self, data: bytes, position: int) -> None:
+        if not 0 <= position <= len(data) - 4:
+            raise IndexError(position)
+        self._data = data
+        self._table = flatbuffers.table.Table(data, position)
+
+    @classmethod
+    def root(cls, data: bytes) -> _Table:
+        return cls(data, int(struct.unpack_from("<I", data)[0]))
+
+    def _offset(self, slot: int) -> int:
+        offset = int(self._table.Offset(4 + 2 * slot))
+        return offset + int(self._table.Pos) if offset else 0
+
+    def integer(self, slot: int, flags: type, default: int = 0) -> int:
+        at = self._offset(slot)
+        return int(self._table.Get(flags, at)) if at else default
+
+    def table(self, slot: int) -> _Table | None:
+        at = self._offset(slot)
+        return _Table(self._data, int(self._table.Indirect(at))) if at else None
+
+    def text(self, slot: int) -> str:
+        at = self._offset(slot)
+        return self._bytes_at(at).decode("utf-8", "replace") if at else ""
+
+    def raw(self, slot: int) -> bytes:
+        """Return a vector of bytes."""
+        at = self._offset(slot)
+        return self._bytes_at(at) if at else b""
+
+    def _bytes_at(self, at: int) -> bytes:
+        start = int(self._table.Indirect(at))
+        (length,) = struct.unpack_from("<I", self._data, start)
+        if start + 4 + length > len(self._data):
+            raise IndexError(start)
+        return self._data[start + 4 : start + 4 + length]
+
+    def numbers(self, slot: int, code: str) -> tuple[float, ...]:
+        """Return a vector of scalars; `code` as in `struct`."""
+        at = self._offset(slot)
+        if not at:
+            return ()
+        start = int(self._table.Indirect(at))
+        (length,) = struct.unpack_from("<I", self._data, start)
+        if length * struct.calcsize(code) > len(self._data):
+            raise IndexError(length)
+        return struct.unpack_from(f"<{length}{code}", self._data, start + 4)
+
+    def integers(self, slot: int) -> tuple[int, ...]:
+        return tuple(int(value) for value in self.numbers(slot, "i"))
+
+    def tables(self, slot: int) -> Iterator[_Table]:
+        at = self._offset(slot)
+        if not at:
+            return
+        start = int(self._table.Indirect(at))
+        (length,) = struct.unpack_from("<I", self._data, start)
+        if length * 4 > len(self._data):
+            raise IndexError(length)
+        for i in range(length):
+            yield _Table(self._data, int(self._table.Indirect(start + 4 + 4 * i)))
+
+
+def _read(data: bytes) -> ModelFile:
+    # Model: operator_codes 1, subgraphs 2, buffers 4, metadata 6.
+    model = _Table.root(data)
+    names = [_operator_name(code) for code in model.tables(1)]
+    graph = next(model.tables(2), None)
+    if graph is None:
+        raise ValueError
+    # SubGraph: tensors 0, inputs 1, outputs 2, operators 3. Operator: opcode_index 0,
+    # inputs 1, outputs 2. Tensor: shape 0.
+    operators = tuple(
+        Operator(*names[op.integer(0, number_types.Uint32Flags)], op.integers(1), op.integers(2))
+        for op in graph.tables(3)
+    )
+    shapes = tuple(tensor.integers(0) for tensor in graph.tables(0))
+    inputs, outputs = graph.integers(1), graph.integers(2)
+    if any(not 0 <= tensor < len(shapes) for tensor in (*inputs, *outputs)):
+        raise ValueError
+    metadata = _metadata(model)
+    mean, std = _normalisation(metadata) if metadata else (None, None)
+    return ModelFile(
+        operators, inputs, outputs, shapes, labels=_labels(data, metadata), mean=mean, std=std
+    )
+
+
+def _operator_name(code: _Table) -> tuple[str, bool]:
+    # OperatorCode: deprecated_builtin_code 0 (int8), custom_code 1, builtin_code 3 (int32).
+    number = max(code.integer(0, number_types.Int8Flags), code.integer(3, number_types.Int32Flags))
+    if number == _CUSTOM:
+        return code.text(1), True
+    return _BUILTIN.get(number, f"builtin {number}"), False
+
+
+def _metadata(model: _Table) -> _Table | None:
+    # Metadata: name 0, buffer 1. Buffer: data 0.
+    for entry in model.tables(6):
+        if entry.text(0) == "TFLITE_METADATA":
+            index = entry.integer(1, number_types.Uint32Flags)
+            for i, buffer in enumerate(model.tables(4)):
+                if i == index:
+                    content = buffer.raw(0)
+                    return _Table.root(content) if content[4:8] == b"M001" else None
+    return None
+
+
+def _tensor_metadata(metadata: _Table, slot: int) -> Iterator[_Table]:
+    # ModelMetadata: subgraph_metadata 3. SubGraphMetadata: inputs 2, outputs 3.
+    graph = next(metadata.tables(3), None)
+    if graph is not None:
+        yield from graph.tables(slot)
+
+
+def _normalisation(
+    metadata: _Table,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+    # TensorMetadata: process_units 4. ProcessUnit: options_type 0, options 1.
+    # NormalizationOptions: mean 0, std 1.
+    for tensor in _tensor_metadata(metadata, 2):
+        for unit in tensor.tables(4):
+            if unit.integer(0, number_types.Uint8Flags) == _NORMALIZATION_OPTIONS:
+                options = unit.table(1)
+                if options is not None:
+                    mean, std = options.numbers(0, "f"), options.numbers(1, "f")
+                    if mean and len(mean) == len(std) and all(value > 0 for value in std):
+                        return mean, std
+        break
+    return None, None
+
+
+def _labels(data: bytes, metadata: _Table | None) -> tuple[str, ...] | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            name = _label_file(names, metadata)
+            if name is None or archive.getinfo(name).file_size > LABELS_LIMIT_BYTES:
+                return None
+            return parse_labels(archive.read(name))
+    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, NotImplementedError):
+        return None  # no zip behind the model is the usual case
+
+
+def _label_file(names: list[str], metadata: _Table | None) -> str | None:
+    if metadata is not None:
+        # TensorMetadata: associated_files 6. AssociatedFile: name 0, type 2.
+        for tensor in _tensor_metadata(metadata, 3):
+            for file in tensor.tables(6):
+                kind = file.integer(2, number_types.Uint8Flags)
+                if kind == _TENSOR_AXIS_LABELS and file.text(0) in names:
+                    return file.text(0)
+    texts = [name for name in names if name.endswith(".txt")]
+    return texts[0] if len(texts) == 1 else None
+
+
+def parse_labels(content: bytes) -> tuple[str, ...]:
+    """Read a label file: UTF-8, one label per line, blank lines at the end ignored.
+
+    A leading `12 ` or `12: ` on every line, as older label files have it, is taken off.
+
+    Raises:
+        ValidationError: `labels_unreadable` when it is no UTF-8 text.
+    """
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValidationError("labels_unreadable", "the label file is no UTF-8 text") from error
+    labels = [line.strip() for line in lines]
+    while labels and not labels[-1]:
+        labels.pop()
+    numbered = [label.partition(":" if ":" in label.split(" ")[0] else " ") for label in labels]
+    if labels and all(head == str(i) and tail for i, (head, _, tail) in enumerate(numbered)):
+        return tuple(tail.strip() for _, _, tail in numbered)
+    return tuple(labels)
