@@ -83,6 +83,12 @@ def explain_delegate_failure(
             f"the Edge TPU library {library} cannot be loaded ({error}).",
             advice="Install it: apt install libedgetpu1-std from Coral's repository.",
         )
+    if isinstance(error, AttributeError):
+        return AcceleratorError(
+            "edgetpu_library_wrong",
+            f"{library} is a library, but not the Edge TPU's ({error}).",
+            advice="Set edgetpu_library to libedgetpu.so.1.",
+        )
     if not devices:
         return AcceleratorError(
             "edgetpu_no_device",
@@ -114,6 +120,8 @@ def explain_edgetpu_error(text: str) -> AcceleratorError | None:
             advice="Update libedgetpu1-std, or compile with edgetpu_compiler"
             " --min_runtime_version.",
         )
+    if "failed to invoke" in lowered:
+        return None  # it ran until now: no matter of versions
     if "edgetpudelegateforcustomop" in lowered or "unsupported data type in custom op" in lowered:
         return AcceleratorError(
             "edgetpu_library_mismatch",

@@ -79,6 +79,19 @@ def choose_runtime(wanted: str, *, edgetpu: bool) -> Runtime:
     )
 
 
+def edgetpu_library_error(library: str) -> Exception | None:
+    """Load the Edge TPU library; return why it is none, or None when it is one.
+
+    Loading it opens no device. The errors are OSError (it does not load) and AttributeError (it
+    is no delegate).
+    """
+    try:
+        _ = ctypes.CDLL(library).tflite_plugin_create_delegate
+    except (OSError, AttributeError) as error:
+        return error
+    return None
+
+
 class Interpreter:
     """A model loaded into a runtime, tensors allocated.
 
@@ -162,9 +175,11 @@ class Interpreter:
 
 def _edgetpu_delegate(module: Any, accelerator: str, library: str) -> Any:
     options = {} if accelerator == "edgetpu" else {"device": accelerator}
+    # When the library is missing or wrong, the runtime prints a traceback from a destructor.
+    missing = edgetpu_library_error(library)
+    if missing is not None:
+        raise explain_delegate_failure(missing, library, ())
     try:
-        # The runtimes' Delegate prints a traceback from its destructor when dlopen fails; ask first.
-        ctypes.CDLL(library)
         return module.load_delegate(library, options)
     except (ValueError, OSError, RuntimeError) as error:
         raise explain_delegate_failure(error, library, list_edgetpus()) from error

@@ -1,0 +1,48 @@
+"""Compiles the delegate that stands in for libedgetpu; what it can do stands in delegate.c."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("delegate.c")
+LIBRARY = "libedged_test_delegate.so"
+MODE_VARIABLE = "EDGED_TEST_DELEGATE"
+LOG_VARIABLE = "EDGED_TEST_DELEGATE_LOG"
+
+_FLAGS = ("-std=c11", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror")
+
+
+class CompilerMissingError(RuntimeError):
+    """There is no C compiler on this machine."""
+
+
+def compile_delegate(directory: Path) -> Path:
+    """Compile the delegate into a directory and return the library's path.
+
+    Raises:
+        CompilerMissingError: neither cc, gcc nor clang is installed.
+        RuntimeError: the compiler refused, with its words.
+    """
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        raise CompilerMissingError(
+            "the test delegate needs a C compiler: none of cc, gcc, clang is installed"
+        )
+    library = directory / LIBRARY
+    command = [compiler, *_FLAGS, str(SOURCE), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{compiler} cannot compile {SOURCE.name}:\n{done.stderr}")
+    return library
+
+
+def delegate_or_skip(directory: Path) -> Path:
+    """Compile the delegate; skip the test, saying why, where there is no compiler."""
+    try:
+        return compile_delegate(directory)
+    except CompilerMissingError as error:
+        pytest.skip(str(error))

@@ -1,0 +1,132 @@
+"""What a .tflite file says about itself, and what it must not do to its reader."""
+
+import io
+import random
+import zipfile
+
+import pytest
+from sim import models
+
+from edged.errors import ValidationError
+from edged.inference.modelfile import parse_labels, read_model_file
+
+LABELS = ["red", "green", "blue", "dark"]
+
+
+def reason_of(data: bytes) -> str:
+    with pytest.raises(ValidationError) as caught:
+        read_model_file(data)
+    return caught.value.reason
+
+
+def test_structure_of_a_classifier() -> None:
+    file = read_model_file(models.classifier())
+
+    assert len(file.inputs) == len(file.outputs) == 1
+    assert file.shapes[file.inputs[0]] == (1, 32, 32, 3)
+    assert file.head(file.outputs[0]) == "softmax"
+    assert (file.labels, file.mean, file.std) == (None, None, None)
+    assert not file.needs_edgetpu
+    assert file.custom_operators == ()
+
+
+def test_logits_are_told_from_probabilities() -> None:
+    file = read_model_file(models.classifier(head="logits"))
+
+    assert file.head(file.outputs[0]) == "logits"
+
+
+def test_custom_operators_are_named() -> None:
+    assert read_model_file(models.custom_op("my-op")).custom_operators == ("my-op",)
+    assert read_model_file(models.edgetpu_custom_op()).needs_edgetpu
+
+
+def test_metadata_gives_labels_and_normalisation() -> None:
+    data = models.with_metadata(models.classifier(), LABELS, mean=[127.5], std=[64.0])
+
+    file = read_model_file(data)
+
+    assert file.labels == tuple(LABELS)
+    assert (file.mean, file.std) == ((127.5,), (64.0,))
+
+
+def test_a_label_file_without_metadata_counts_when_it_is_the_only_one() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("anything.txt", "a\nb\nc\nd\n")
+
+    assert read_model_file(models.classifier() + packed.getvalue()).labels == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "words"),
+    [
+        (b"", "model_empty", "empty"),
+        (b"hello world, this is no model\n", "not_a_model", "text"),
+        (b"PK\x03\x04" + bytes(60), "not_a_model", "zip"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(60), "not_a_model", "Keras"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(60), "not_a_model", "PNG"),
+        (bytes(1000), "not_a_model", "identifier"),
+        (b"\xff\xff\xff\x7fTFL3" + bytes(60), "model_damaged", "damaged"),
+        (b"\x08\x00\x00\x00TFL3", "model_damaged", "damaged"),
+        (b"TFL3", "not_a_model", "text"),
+    ],
+)
+def test_what_is_no_model_is_said_to_be_none(data, reason, words) -> None:
+    with pytest.raises(ValidationError, match=words) as caught:
+        read_model_file(data)
+
+    assert caught.value.reason == reason
+
+
+def test_a_truncated_model_is_damaged() -> None:
+    data = models.with_metadata(models.classifier(), LABELS)
+    for length in range(8, len(data) // 2, 97):
+        try:
+            file = read_model_file(data[:length])
+        except ValidationError as error:
+            assert error.reason in {"model_damaged", "not_a_model"}
+        else:
+            assert file.labels is None  # the zip stands at the end
+
+
+def test_flipped_bytes_end_in_facts_or_a_refusal() -> None:
+    """No byte flip may raise anything but a refusal, or run away."""
+    good = models.with_metadata(models.detector(), LABELS[:3], mean=[127.5], std=[127.5])
+    rng = random.Random(7)
+    refused = 0
+    for _ in range(1500):
+        data = bytearray(good)
+        for _ in range(rng.choice((1, 1, 4, 40))):
+            data[rng.randrange(8, len(data))] = rng.randrange(256)
+        try:
+            read_model_file(bytes(data))
+        except ValidationError:
+            refused += 1
+
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        (b"cat\ndog\n", ("cat", "dog")),
+        (b"cat\r\ndog", ("cat", "dog")),
+        (b"\xef\xbb\xbfcat\ndog\n\n\n", ("cat", "dog")),
+        (b"0 cat\n1 big dog\n", ("cat", "big dog")),
+        (b"0: cat\n1: dog\n", ("cat", "dog")),
+        (b"cat\n\ndog\n", ("cat", "", "dog")),
+        (b"7 of hearts\n8 of hearts\n", ("7 of hearts", "8 of hearts")),
+        ("Ara macao (Großer)\n".encode(), ("Ara macao (Großer)",)),
+        (b"", ()),
+    ],
+)
+def test_label_files(content, labels) -> None:
+    assert labels == parse_labels(content)
+
+
+def test_a_label_file_must_be_text() -> None:
+    with pytest.raises(ValidationError) as caught:
+        parse_labels(b"\xff\xfe\x00c")
+
+    assert caught.value.reason == "labels_unreadable"
