@@ -1,10 +1,10 @@
 """The sample scene: bottles on a conveyor belt, seen from above.
 
-It stands in for a camera in demonstrations and tests, and it is what the bundled model was
-trained on. Everything is a function of its arguments: no clock, no files, no global state but
-bounded caches of read-only arrays.
+It stands in for a camera in demonstrations and tests; the bundled model was trained on it.
+Everything is a function of its arguments; the caches are bounded and hold read-only arrays.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,26 +16,32 @@ from numpy.typing import NDArray
 LABELS = ("empty", "fine", "scratched", "no cap")
 """What can stand at the centre of a picture, in the order of the bundled model's output."""
 
-PITCH = 0.8
-"""Mean distance between two places on the belt, in picture widths."""
-CENTRED = 0.15
-"""A part whose middle is at most this far from the centre counts as there (picture widths)."""
-CLEAR = 0.30
-"""The centre is empty when every part's middle is at least this far away (picture widths)."""
+# In picture widths: between two places on the belt; a part whose middle is at most CENTRED from
+# the picture's counts as there; with every part at least CLEAR away the centre is empty.
+PITCH, CENTRED, CLEAR = 0.8, 0.15, 0.30
 
 Image = NDArray[np.uint8]
 _Rgb = tuple[float, float, float]
 
-# Relative frequency of the labels, in the order of LABELS.
-_ODDS = (0.12, 0.44, 0.22, 0.22)
-_JITTER = 0.05
-_BELTS: tuple[_Rgb, ...] = ((66, 70, 74), (58, 76, 92), (64, 84, 70), (86, 78, 68))
-_BODIES: tuple[_Rgb, ...] = (
-    (178, 98, 42), (44, 138, 140), (212, 212, 204), (58, 82, 150), (80, 144, 76), (190, 92, 112),
-)  # fmt: skip
-_CAPS: tuple[_Rgb, ...] = (
-    (236, 236, 230), (50, 52, 56), (206, 58, 48), (232, 188, 52), (56, 110, 196), (228, 126, 44),
-)  # fmt: skip
+_ODDS = (0.12, 0.44, 0.22, 0.22)  # relative frequency on the belt, in the order of LABELS
+_JITTER, _NOISE_SHIFT_PX = 0.05, 97  # a share of PITCH; how far the grain moves about
+_BELTS = ((66, 70, 74), (58, 74, 88), (64, 82, 70), (86, 78, 68))
+_BODIES = ((178, 98, 42), (44, 138, 140), (212, 212, 204), (190, 88, 108), (80, 144, 76))
+_CAPS = ((236, 236, 230), (50, 52, 56), (206, 58, 48), (232, 188, 52), (56, 110, 196))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One bottle. Lengths are in pixels of a picture 640 x 480, the angle in degrees."""
+
+    label: str
+    body: _Rgb
+    cap: _Rgb
+    paper: float
+    angle: float
+    across: float
+    scratch: tuple[tuple[float, float], ...]
+    scratch_width: float
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,9 @@ class BeltScene:
     """A belt that runs from left to right under a camera.
 
     ``width`` and ``height`` are in pixels. ``lamp`` is the brightness, 0 (dark) to 1.2; changing
-    it costs nothing, so a lamp can be dimmed frame by frame with ``dataclasses.replace``.
-    ``speed`` is in picture widths per frame; the default suits about 15 frames per second.
-    ``noise`` is the standard deviation of the sensor noise in grey levels.
+    it costs nothing, so ``dataclasses.replace`` may dim it frame by frame. ``speed`` is in
+    picture widths per frame; the default suits about 15 frames per second. ``noise`` is the
+    standard deviation of the sensor noise in grey levels.
     """
 
     width: int = 640
@@ -56,56 +62,38 @@ class BeltScene:
     noise: float = 3.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn: ``ValueError``."""
-        if self.width < 1 or self.height < 1:
-            raise ValueError("width and height must be at least 1 pixel")
-        if not 0.0 <= self.lamp <= 1.2:  # noqa: PLR2004
-            raise ValueError("lamp must be within 0 and 1.2")
-        if self.noise < 0:
-            raise ValueError("noise must not be negative")
+        if min(self.width, self.height) < 16 or self.seed < 0:
+            raise ValueError("width and height must be at least 16 pixels, seed not negative")
+        if not 0.0 <= self.lamp <= 1.2 or self.noise < 0.0:
+            raise ValueError("lamp must be within 0 and 1.2, noise not negative")
 
     def frame(self, n: int) -> Image:
         """Draw frame ``n``: (height, width, 3) uint8, RGB, C-contiguous, the caller's own."""
-        parts = [(part, x_px) for part, x_px in self._parts(n) if part.label != "empty"]
-        rng = np.random.default_rng((self.seed & 0xFFFFFFFF, 1, n & 0xFFFFFFFF))
-        return _render(
-            parts,
-            (self.width, self.height),
-            belt=self.seed % len(_BELTS),
-            travel_px=round(n * self.speed * self.width),
-            lamp=self.lamp,
-            noise=self.noise,
-            rng=rng,
-        )
+        travel_px = round(n * self.speed * self.width)
+        rng = np.random.default_rng((self.seed, 1, n % 2**32))
+        return _render(self, self._parts(travel_px), travel_px, rng)
 
     def truth(self, n: int) -> str | None:
         """Say what stands at the centre of frame ``n``: one of ``LABELS``.
 
         None while a part is half way in or out: neither answer would be wrong.
         """
-        middle_px = self.width / 2
-        near = [
-            (abs(x_px - middle_px) / self.width, part.label)
-            for part, x_px in self._parts(n)
-            if part.label != "empty"
-        ]
-        distance, label = min(near, default=(1.0, "empty"))
-        if distance <= CENTRED:
-            return label
-        return "empty" if distance >= CLEAR else None
+        parts = self._parts(round(n * self.speed * self.width))
+        apart = [(abs(x_px / self.width - 0.5), part.label) for part, x_px in parts]
+        distance, label = min(apart, default=(1.0, "empty"))
+        return label if distance <= CENTRED else "empty" if distance >= CLEAR else None
 
-    def _parts(self, n: int) -> "list[tuple[_Part, int]]":
-        """List the places on the belt near the picture, each with its x in pixels."""
-        travel_px = round(n * self.speed * self.width)
-        first = int(travel_px / self.width / PITCH)
-        found = []
-        for place in range(first - 2, first + 3):
-            rng = np.random.default_rng((self.seed & 0xFFFFFFFF, 0, place & 0xFFFFFFFF))
+    def _parts(self, travel_px: int) -> list[tuple[_Part, int]]:
+        """List the parts in and near the picture, each with its x in pixels."""
+        parts, first = [], math.floor(travel_px / (PITCH * self.width))
+        for place in range(first - 1, first + 3):
+            rng = np.random.default_rng((self.seed, 0, place % 2**32))
             label = LABELS[int(rng.choice(len(LABELS), p=_ODDS))]
             along = (place + rng.uniform(-_JITTER, _JITTER)) * PITCH - 0.5
-            # Rounded apart from the travel: parts and belt then move by the same whole pixels.
-            found.append((_random_part(rng, label), travel_px - round(along * self.width)))
-        return found
+            if label != "empty":
+                # Rounded apart from the travel, so parts and belt move by the same whole pixels.
+                parts.append((_random_part(rng, label), travel_px - round(along * self.width)))
+        return parts
 
 
 def draw_sample(
@@ -119,215 +107,156 @@ def draw_sample(
     """
     if label not in LABELS:
         raise ValueError(f"unknown label {label!r}")
-    part = _random_part(rng, label)
-    x = 0.5 + rng.uniform(-CENTRED, CENTRED)
-    gap = 0.5 + rng.uniform(CLEAR, PITCH - CLEAR)
-    at = gap if label == "empty" else x + PITCH * rng.uniform(1 - 2 * _JITTER, 1 + 2 * _JITTER)
-    parts = [] if label == "empty" else [(part, round(x * width))]
-    for x_neighbour in (at, at - (PITCH if label == "empty" else 2 * PITCH)):
-        neighbour = _random_part(rng, LABELS[int(rng.integers(1, len(LABELS)))])
-        if rng.random() > _ODDS[0]:
-            parts.append((neighbour, round(x_neighbour * width)))
-    belt, travel_px = int(rng.integers(len(_BELTS))), int(rng.integers(width))
-    noise = float(rng.choice((1.0, 3.0, 6.0)))
-    return _render(
-        parts, (width, height), belt=belt, travel_px=travel_px, lamp=lamp, noise=noise, rng=rng
-    )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One bottle. Lengths are in pixels of a picture 640 x 480, angles in degrees."""
-
-    label: str
-    body: _Rgb
-    cap: _Rgb
-    angle: float
-    across: float
-    sticker: float
-    scratch: tuple[tuple[float, float], ...]
-    scratch_width: float
+    scene = BeltScene(width, height, int(rng.integers(64)), lamp, noise=rng.choice((1, 3, 6)))
+    # An empty centre is belt between two places, so the first of the three is then off it.
+    there, x = label != "empty", 0.5 + rng.uniform(-CENTRED, CENTRED)
+    gap = 0.5 - rng.uniform(CLEAR, PITCH - CLEAR)
+    parts = []
+    for side in (0, 1, -1):
+        shift = side * PITCH * (1 + rng.uniform(0, 2) * _JITTER)
+        other = LABELS[int(rng.integers(1, len(LABELS)))]
+        wanted = there and side == 0
+        part = _random_part(rng, label if wanted else other)
+        if rng.random() > _ODDS[0] or wanted:
+            parts.append((part, round(((x if there else gap) + shift) * width)))
+    return _render(scene, parts, int(rng.integers(width)), rng)
 
 
 def _random_part(rng: np.random.Generator, label: str) -> _Part:
     def shade(colours: tuple[_Rgb, ...]) -> _Rgb:
-        base = np.array(colours[int(rng.integers(len(colours)))])
-        r, g, b = np.clip(base * rng.uniform(0.85, 1.1) + rng.uniform(-12, 12, 3), 20, 245)
-        return float(r), float(g), float(b)
+        rgb = np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.85, 1.1)
+        r, g, b = np.clip(rgb + rng.uniform(-12, 12, 3), 20, 245).tolist()
+        return r, g, b
 
-    length, direction = rng.uniform(70, 125), np.radians(rng.uniform(-75, 75) + 90)
-    step = np.array([np.cos(direction), np.sin(direction)]) * length
-    middle = np.array([rng.uniform(-14, 14), rng.uniform(-30, 70)])
-    along = np.linspace(-0.5, 0.5, 5)[:, None]
-    points = middle + along * step + rng.normal(0, 2.5, (5, 2))
-    return _Part(
-        label=label,
-        body=shade(_BODIES),
-        cap=shade(_CAPS),
-        angle=float(rng.uniform(-24, 24) + 180 * rng.integers(2)),
-        across=float(rng.uniform(-18, 18)),
-        sticker=float(rng.uniform(0.75, 1.0)),
-        scratch=tuple((float(x), float(y)) for x, y in points),
-        scratch_width=float(rng.uniform(4.0, 6.5)),
-    )
+    length, direction = rng.uniform(80, 130), math.radians(rng.uniform(15, 165))
+    step = length * np.array([math.cos(direction), math.sin(direction)])
+    points = rng.uniform((-14, -30), (14, 70)) + np.linspace(-0.5, 0.5, 5)[:, None] * step
+    scratch = tuple((float(x), float(y)) for x, y in points + rng.normal(0, 2.5, (5, 2)))
+    paper, lean, across, thick = rng.uniform((0.75, -24, -18, 5.0), (1.0, 24, 18, 7.5)).tolist()
+    angle = lean + 180 * int(rng.integers(2))
+    return _Part(label, shade(_BODIES), shade(_CAPS), paper, angle, across, scratch, thick)
 
 
 def _render(
-    parts: list[tuple[_Part, int]],
-    size: tuple[int, int],
-    *,
-    belt: int,
-    travel_px: int,
-    lamp: float,
-    noise: float,
-    rng: np.random.Generator,
+    scene: BeltScene, parts: list[tuple[_Part, int]], travel_px: int, rng: np.random.Generator
 ) -> Image:
-    width, height = size
-    texture, rails, vignette = _belt(belt, width, height)
+    width, height = scene.width, scene.height
+    texture, rail, vignette = _belt(scene.seed % len(_BELTS), width, height)
     start = -travel_px % width
     image = texture[:, start : start + width].copy()
-    rail = len(rails)
-    image[:rail], image[height - rail :] = rails, rails[::-1]
+    image[: len(rail)], image[height - len(rail) :] = rail, rail[::-1]
     scale = min(width / 640, height / 480)
     for part, x_px in parts:
-        ink, keep = _sprite(part, scale)
-        left = x_px - ink.shape[1] // 2
-        top = height // 2 + round(part.across * scale) - ink.shape[0] // 2
-        x0, x1 = max(left, 0), min(left + ink.shape[1], width)
-        y0, y1 = max(top, 0), min(top + ink.shape[0], height)
-        if x0 < x1 and y0 < y1:
-            here, cut = image[y0:y1, x0:x1], np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-            image[y0:y1, x0:x1] = cv2.add(cv2.multiply(here, keep[cut], scale=1 / 255), ink[cut])
-    image = np.asarray(cv2.multiply(image, vignette, scale=lamp / 255), np.uint8)
-    if noise > 0:
-        dy, dx = rng.integers(0, _NOISE_SHIFT_PX, 2)
-        grain = _grain(width, height, noise)[dy : dy + height, dx : dx + width]
-        image = np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), np.uint8)
+        side = round(360 * scale)
+        left, top = x_px - side // 2, (height - side) // 2 + round(part.across * scale)
+        start, stop = max(left, 0), min(left + side, width)
+        if start < stop:
+            here, cut = image[top : top + side, start:stop], np.s_[:, start - left : stop - left]
+            ink, keep = _sprite(part, scale)
+            cv2.multiply(here, keep[cut], dst=here, scale=1 / 255)
+            cv2.add(here, ink[cut], dst=here)
+    cv2.multiply(image, vignette, dst=image, scale=scene.lamp / 255)
+    if scene.noise > 0:
+        y0, x0 = rng.integers(0, _NOISE_SHIFT_PX, 2)
+        grain = _grain(width, height, scene.noise)[y0 : y0 + height, x0 : x0 + width]
+        cv2.add(image, grain, dst=image, dtype=cv2.CV_8U)
     return image
 
 
-_NOISE_SHIFT_PX = 97
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+def _frozen(array: NDArray[Any], dtype: type = np.uint8) -> NDArray[Any]:
+    array = np.ascontiguousarray(array, dtype)
     array.flags.writeable = False  # cached and shared: a write would change later frames
     return array
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _grain(width: int, height: int, noise: float) -> NDArray[np.int16]:
     shape = (height + _NOISE_SHIFT_PX, width + _NOISE_SHIFT_PX, 3)
-    grain = np.random.default_rng(0).normal(0, noise, shape)
-    return _frozen(np.rint(grain).astype(np.int16))
+    return _frozen(np.rint(np.random.default_rng(0).normal(0, noise, shape)), np.int16)
 
 
 @lru_cache(maxsize=len(_BELTS))
-def _belt(belt: int, width: int, height: int) -> tuple[Image, Image, Image]:
+def _belt(style: int, width: int, height: int) -> tuple[Image, Image, Image]:
     """Give the texture (H, 2 W, 3), periodic in W; one rail (R, W, 3); the vignette (H, W, 3)."""
-    rng = np.random.default_rng(belt)
-    scale = min(width / 640, height / 480)
+
+    def cloud(sigma_px: float) -> NDArray[Any]:
+        # Blurred three times over, so that the left and right edges still meet.
+        wide: NDArray[Any] = np.tile(rng.normal(0, 1, (height, width)).astype(np.float32), 3)
+        wide = cv2.GaussianBlur(wide, (0, 0), max(sigma_px, 0.3))
+        return np.asarray(wide[:, width : 2 * width] / np.std(wide))
+
+    rng, scale = np.random.default_rng(style), min(width / 640, height / 480)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     # Whole periods in one width, else a seam would show where the texture repeats.
-    ribs = np.cos(2 * np.pi * 20 * x / width)
-    weave = np.cos(2 * np.pi * 160 * x / width) * np.cos(2 * np.pi * y / max(4 * scale, 2))
-    soft = _wrapped_blur(rng.normal(0, 1, (height, width)), 14 * scale)
-    streak = _wrapped_blur(rng.normal(0, 1, (height, width)), 1.2 * scale)
-    light = 1 + 0.10 * np.clip(ribs, -1, 0.2) + 0.03 * weave + 0.09 * soft + 0.05 * streak
-    seam = np.clip(1.5 * scale - np.abs(x - 0.3 * width - 0.08 * y), 0, 1)
-    texture = (light * (1 - 0.35 * seam))[..., None] * np.array(_BELTS[belt])
-    texture = np.clip(texture, 0, 255).astype(np.uint8)
+    ribs, weave = (np.cos(2 * np.pi * periods * x / width) for periods in (20, 160))
+    light = 1 + 0.10 * np.minimum(ribs, 0.2) + 0.03 * weave * np.cos(1.57 * y / scale)
+    light += 0.035 * cloud(20 * scale) + 0.05 * cloud(1.2 * scale)
+    light *= 1 - 0.35 * np.clip(1.5 * scale - np.abs(x - 0.3 * width - 0.08 * y), 0, 1)
+    texture = np.clip(np.tile(light, 2)[..., None] * np.array(_BELTS[style]), 0, 255)
 
     rail_px = round(26 * scale)
-    steel = np.interp(np.arange(rail_px) / max(26 * scale, 1), (0, 0.3, 0.8, 1), (96, 172, 128, 40))
-    rails = np.repeat(steel[:, None], width, axis=1)[..., None] * np.array([0.97, 1.0, 1.04])
-    rails = np.clip(rails, 0, 255).astype(np.uint8)
-    for k in range(8 if rail_px else 0):
-        at = (round((k + 0.5) * width / 8 * 16), round(rail_px * 0.45 * 16))
-        for r, grey in ((4.5, 70), (3.2, 150)):
-            cv2.circle(rails, at, round(r * scale * 16), (grey,) * 3, -1, cv2.LINE_AA, shift=4)
-
-    away = ((x - 0.46 * width) / width) ** 2 + ((y - 0.44 * height) / height) ** 2
-    vignette = np.repeat((255 * np.clip(1.03 - 0.75 * away, 0, 1))[..., None], 3, axis=2)
-    return (
-        _frozen(np.concatenate([texture, texture], axis=1)),
-        _frozen(rails),
-        _frozen(np.rint(vignette).astype(np.uint8)),
-    )
-
-
-def _wrapped_blur(image: NDArray[Any], sigma_px: float) -> NDArray[Any]:
-    """Blur so that left and right edges still meet, then scale to unit deviation."""
-    width = image.shape[1]
-    wide = cv2.GaussianBlur(np.tile(image, 3), (0, 0), max(sigma_px, 0.3))[:, width : 2 * width]
-    return np.asarray(wide / max(float(wide.std()), 1e-9))
+    steel = np.interp(np.linspace(0, 1, rail_px), (0, 0.3, 0.8, 1), (96, 172, 128, 40))
+    rail = np.broadcast_to(steel[:, None, None], (rail_px, width, 3)).astype(np.uint8)
+    for k in range(8):
+        at = (round((k + 0.5) * width * 2), round(rail_px * 7.2))
+        cv2.circle(rail, at, round(72 * scale), (70, 70, 72), -1, cv2.LINE_AA, 4)
+        cv2.circle(rail, at, round(50 * scale), (190, 190, 194), -1, cv2.LINE_AA, 4)
+    away = (x / width - 0.46) ** 2 + (y / height - 0.44) ** 2
+    vignette = np.repeat(255 * np.clip(1.03 - 0.75 * away, 0, 1)[..., None], 3, axis=2)
+    return _frozen(texture), _frozen(rail), _frozen(vignette)
 
 
 @lru_cache(maxsize=8)
 def _sprite(part: _Part, scale: float) -> tuple[Image, Image]:
     """Paint one bottle: light to add and share of the ground to keep, both (S, S, 3) uint8."""
-    colour, mask = _upright(part, scale)
-    side = max(round(360 * scale), 2)
-    turn = cv2.getRotationMatrix2D((mask.shape[1] / 2, mask.shape[0] / 2), part.angle, 1.0)
-    turn[:, 2] += (side - mask.shape[1]) / 2, (side - mask.shape[0]) / 2
-    ink = cv2.warpAffine(colour * mask[..., None], turn, (side, side))
-    mask = cv2.warpAffine(mask, turn, (side, side))
+    side = round(360 * scale)
+    turn: NDArray[Any] = cv2.getRotationMatrix2D((75 * scale, 160 * scale), part.angle, 1.0)
+    turn[:, 2] += np.array((side / 2 - 75 * scale, side / 2 - 160 * scale))
+    *ink, cover = cv2.split(cv2.warpAffine(_upright(part, scale), turn, (side, side)))
     # The lamp stands up and to the left, so the shadow falls down and to the right.
     fall = np.array([[1, 0, 9 * scale], [0, 1, 11 * scale]])
-    shadow = cv2.blur(cv2.warpAffine(mask, fall, (side, side)), (max(round(15 * scale), 1),) * 2)
-    keep = (1 - mask) * (1 - 0.6 * shadow)
-    keep_rgb = np.repeat(np.rint(255 * keep)[..., None], 3, axis=2)
-    return (
-        _frozen(np.clip(np.rint(ink), 0, 255).astype(np.uint8)),
-        _frozen(keep_rgb.astype(np.uint8)),
-    )
+    shadow = cv2.blur(cv2.warpAffine(cover, fall, (side, side)), (max(round(15 * scale), 1),) * 2)
+    ground = cv2.bitwise_not(cv2.convertScaleAbs(shadow, alpha=0.6))
+    keep = cv2.multiply(cv2.bitwise_not(cover), ground, scale=1 / 255)
+    return _frozen(cv2.merge(ink)), _frozen(cv2.merge([keep] * 3))
 
 
-def _upright(part: _Part, scale: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Paint the bottle standing upright: colour (H, W, 3), 0..255, and mask (H, W), 0..1."""
-    rows, columns = max(round(320 * scale), 2), max(round(150 * scale), 2)
-    x = ((np.arange(columns, dtype=np.float32) + 0.5) / scale - 75)[None, :]
-    y = (160 - (np.arange(rows, dtype=np.float32) + 0.5) / scale)[:, None]
-    foot = np.clip((y + 142) / 14, 0, 1)
-    ease = 0.5 - 0.5 * np.cos(np.pi * np.clip((y - 40) / 38, 0, 1))
-    half = 62 - 36 * ease - 14 * (1 - np.sqrt(1 - (1 - foot) ** 2))
-    bare = part.label == "no cap"
-    if bare:
-        half = half + np.where(y > 90, 2.5 * np.cos(np.pi * (y - 96) / 6), 0)
-    else:
-        half = np.where(y > 86, 36 - 5 * np.clip((y - 134) / 6, 0, 1), half)
-    mask = np.clip((half - np.abs(x)) * scale + 0.5, 0, 1)
-    mask = mask * np.clip((np.minimum(y + 142, (124 if bare else 140) - y)) * scale + 0.5, 0, 1)
+def _upright(part: _Part, scale: float) -> Image:
+    """Paint the bottle standing: (H, W, 4) uint8, RGB already multiplied by the cover A."""
+    x = ((np.arange(round(150 * scale), dtype=np.float32) + 0.5) / scale - 75)[None, :]
+    y = (160 - (np.arange(round(320 * scale), dtype=np.float32) + 0.5) / scale)[:, None]
+    bare, up = part.label == "no cap", y[:, 0]
+    half = 62 - 36 * (0.5 - 0.5 * np.cos(np.pi * np.clip((y - 40) / 38, 0, 1)))
+    half -= 14 * (1 - np.sqrt(1 - (1 - np.clip((y + 142) / 14, 0, 1)) ** 2))
+    thread = half + np.where(y > 90, 2.5 * np.cos(np.pi * (y - 96) / 6), 0)
+    half = thread if bare else np.where(y > 86, 36 - 5 * np.clip((y - 134) / 6, 0, 1), half)
+    ends = np.clip(np.minimum(y + 142, (124 if bare else 140) - y) * scale + 0.5, 0, 1)
+    cover = np.clip((half - np.abs(x)) * scale + 0.5, 0, 1) * ends
 
-    colour = np.broadcast_to(np.array(part.body, np.float32), (rows, columns, 3)).copy()
-    flat = y[:, 0]
-    paper = np.array((238, 233, 220), np.float32) * part.sticker
-    colour[(flat > -104) & (flat < -4)] = paper
-    colour[(flat > -24) & (flat < -10)] = part.cap
+    colour = np.empty((up.size, x.size, 3), np.float32)
+    cap, paper = np.array(part.cap), np.array((238, 233, 220)) * part.paper
+    colour[:] = part.body
+    colour[(up > -104) & (up < -4)] = paper
+    colour[(up > -24) & (up < -10)] = cap
     for line, reach in ((-44, 34), (-60, 26), (-76, 30)):
-        colour[np.ix_(np.abs(flat - line) < 2, np.abs(x[0]) < reach)] = paper * 0.62
-    if bare:
-        colour[flat > 116] = (26, 24, 24)
-    else:
-        ribs = 1 - 0.14 * (np.cos(x[0] * 0.9) > 0.3)
-        colour[flat > 86] = np.array(part.cap, np.float32) * ribs[:, None]
-        colour[(flat > 84) & (flat < 88)] *= 0.45
-    across = np.clip(x / np.maximum(half, 1), -1, 1)
-    lit = across + 0.4 * np.cos(np.radians(part.angle))
-    colour *= (0.42 + 0.62 * np.sqrt(1 - 0.92 * across**2))[..., None]
-    colour += (74 * np.exp(-((lit / 0.13) ** 2)))[..., None]
-    if part.label == "scratched":
-        _scratch(colour, part, scale)
-    return np.clip(colour, 0, 255), mask.astype(np.float32)
-
-
-def _scratch(colour: NDArray[np.float32], part: _Part, scale: float) -> None:
-    """Cut a groove into ``colour``: dark with a bright lip, so it shows on any shade."""
-    for offset, grey, share in ((1.0, 245.0, 0.55), (0.0, 18.0, 1.0)):
-        points = np.array(part.scratch) + (-offset * part.scratch_width * 0.6, 0)
-        points = np.stack([points[:, 0] + 75, 160 + points[:, 1]], axis=1) * scale
-        fixed = np.rint(points * 16).astype(np.int32)
-        groove = np.zeros(colour.shape[:2], np.uint8)
-        thick = max(round(part.scratch_width * share * scale), 1)
-        cv2.polylines(groove, [fixed], False, 255, thick, cv2.LINE_AA, shift=4)
-        cover = groove.astype(np.float32)[..., None] / 255
-        colour += cover * (grey - colour) * 0.85
+        colour[np.ix_(np.abs(up - line) < 2, np.abs(x[0]) < reach)] = paper * 0.62
+    colour[up > (116 if bare else 86)] = 25 if bare else cap
+    if not bare:
+        colour[up > 86] *= (1 - 0.14 * (np.cos(x[0] * 0.9) > 0.3))[:, None]
+        colour[(up > 84) & (up < 88)] *= 0.45
+    around = np.clip(x / np.maximum(half, 1), -1, 1)
+    colour *= (0.42 + 0.62 * np.sqrt(1 - 0.92 * around**2))[..., None]
+    # The lamp stays where it is when the bottle turns round, so its gleam changes sides.
+    gleam = np.exp(-(((around + 0.4 * math.cos(math.radians(part.angle))) / 0.13) ** 2))
+    colour += 74 * gleam[..., None]
+    # A scratch is dark with a bright lip, so that it shows on any shade.
+    for lip, grey in ((0.55, 250), (0.0, 22)) if part.label == "scratched" else ():
+        points = np.add(part.scratch, (75 - lip * part.scratch_width, 160))
+        fixed = np.rint(points * scale * 16).astype(np.int32)
+        groove = np.zeros(cover.shape, np.uint8)
+        for a, b, share in zip(fixed, fixed[1:], (0.6, 1.0, 0.9, 0.7), strict=False):
+            thick = max(round(part.scratch_width * share * scale), 1)
+            cv2.line(groove, a.tolist(), b.tolist(), (255, 255, 255), thick, cv2.LINE_AA, 4)
+        colour += np.float32(0.85 / 255) * groove[..., None] * (grey - colour)
+    cover = 255 * cover[..., None]
+    return np.dstack([np.clip(colour, 0, 255) * cover / 255, cover]).astype(np.uint8)

@@ -1,0 +1,193 @@
+"""The capture thread, one per camera: read, resize into a slot, hand over; reopen what fails.
+
+A camera that stalls, unplugs or never appears is no reason to stop: its state says why, and it is
+opened again after 1, 2, 4 ... 30 s.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from edged.camera.base import Camera
+from edged.config import CameraConfig
+from edged.errors import CameraError
+from edged.frame import FrameStamp, Picture
+from edged.inference.preprocess import Preprocessor
+from edged.pipeline.inference import Lane
+
+log = logging.getLogger(__name__)
+
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 30.0
+# After this long without trouble a camera's next failure counts as its first.
+_SETTLED_S = 30.0
+# How much longer than its own time limit a read may take before the thread is given up.
+_HANG_GRACE_S = 5.0
+
+T = TypeVar("T")
+
+OpenCamera = Callable[[CameraConfig], Camera]
+
+
+@dataclass(frozen=True, slots=True)
+class CameraState:
+    """What a camera is doing.
+
+    Attributes:
+        state: `opening`, `streaming` or `waiting` (to open it again).
+        reason: slug of the last failure; "" while streaming.
+        detail: the same in words; while streaming, what the camera is.
+        since_s: Unix time of the last change, seconds.
+    """
+
+    state: str
+    reason: str
+    detail: str
+    since_s: float
+
+
+class FrameNumbers:
+    """Counts the frames of one camera over all its capture threads, from 1."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count(1)
+
+    def next(self) -> int:
+        """Return the next number."""
+        return next(self._count)
+
+
+class CaptureWorker:
+    """Reads one camera.
+
+    Args:
+        config: the camera's configuration.
+        lane: where frames go.
+        open_camera: makes an open camera or raises `CameraError`.
+        numbers: frame numbers, which go on when a hung worker is replaced.
+        changed: called after every change of state.
+    """
+
+    def __init__(
+        self,
+        config: CameraConfig,
+        lane: Lane,
+        open_camera: OpenCamera,
+        numbers: FrameNumbers,
+        changed: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.lane = lane
+        self.numbers = numbers
+        self.state = CameraState("opening", "", config.source.partition(":")[0], time.time())
+        self._open = open_camera
+        self._changed = changed
+        self._stopping = threading.Event()
+        self._waiting_since_s: float | None = None
+        self._camera: Camera | None = None
+        self._preprocessor: Preprocessor | None = None
+        # A daemon thread: a driver that hangs must not keep the process from ending.
+        self._thread = threading.Thread(
+            target=self._run, name=f"capture-{config.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Make the thread end after the read that is under way."""
+        self._stopping.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """Make the thread end; a read that goes on past the time has its camera closed under it."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+        camera = self._camera
+        if self._thread.is_alive() and camera is not None:
+            camera.close()
+
+    def hung(self) -> bool:
+        """Say whether a call into the camera has outlived its own time limit.
+
+        Such a thread cannot be stopped; `ask_to_stop` it and start another worker.
+        """
+        since = self._waiting_since_s
+        return since is not None and time.monotonic() - since > self.config.stall_s + _HANG_GRACE_S
+
+    def _run(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while not self._stopping.is_set():
+            opened_s = time.monotonic()
+            try:
+                self._stream()
+            except CameraError as error:
+                if self._stopping.is_set():
+                    return
+                if time.monotonic() - opened_s > _SETTLED_S:
+                    wait_s = _FIRST_WAIT_S
+                self.lane.counters.errors[error.reason] += 1
+                self._set("waiting", error.reason, error.explain())
+                self._stopping.wait(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                self.lane.counters.reconnects += 1
+            except Exception:
+                # A camera closed under its reader may fail in any way; that is no bug.
+                if not self._stopping.is_set():
+                    raise
+
+    def _stream(self) -> None:
+        """Open the camera and read it until it fails or the thread is to end."""
+        camera = self._timed(lambda: self._open(self.config))
+        self._camera = camera
+        try:
+            while not self._stopping.is_set():
+                picture = self._timed(lambda: camera.read(self.config.stall_s))
+                if self._stopping.is_set():
+                    return
+                if self.state.state != "streaming":
+                    self._set("streaming", "", camera.description)
+                self._deliver(picture)
+        finally:
+            self._camera = None
+            self._timed(camera.close)
+
+    def _timed(self, call: Callable[[], T]) -> T:
+        self._waiting_since_s = time.monotonic()
+        try:
+            return call()
+        finally:
+            self._waiting_since_s = None
+
+    def _deliver(self, picture: Picture) -> None:
+        lane, counters = self.lane, self.lane.counters
+        counters.captured += 1
+        number = self.numbers.next()
+        servable = lane.model.current
+        if servable is None:
+            counters.no_model += 1
+            return
+        if self._preprocessor is None or self._preprocessor.spec is not servable.input:
+            self._preprocessor = Preprocessor(servable.input, self.config.rotate)
+        preprocessor = self._preprocessor
+        height, width = picture.image.shape[:2]
+        slot = lane.mailbox.writable(servable.input, preprocessor.slots())
+        preprocessor.write(picture.image, picture.color, slot.tensor)
+        slot.place = preprocessor.geometry(height, width)
+        slot.stamp = FrameStamp(
+            self.config.name, number, picture.captured_s, picture.captured_mono_s, height, width
+        )
+        lane.mailbox.put(slot)
+
+    def _set(self, state: str, reason: str, detail: str) -> None:
+        before, self.state = self.state, CameraState(state, reason, detail, time.time())
+        if (before.state, before.reason) != (state, reason):
+            level = logging.INFO if state == "streaming" else logging.WARNING
+            log.log(level, "camera %s: %s", self.config.name, detail or state)
+            self._changed()

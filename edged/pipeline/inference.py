@@ -1,0 +1,138 @@
+"""The inference thread: the only one that touches an interpreter in use.
+
+Takes the newest frame of each camera in turn, runs the camera's model, hands the raw outputs on.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+
+from edged.errors import EdgedError
+from edged.frame import FrameStamp
+from edged.inference.preprocess import Geometry
+from edged.inference.servable import Outputs, Servable
+from edged.pipeline.counters import CameraCounters
+from edged.pipeline.mailbox import Mailbox, Slot
+from edged.pipeline.modelslot import ModelSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One camera's way: its mailbox, the model it runs, its counters."""
+
+    camera: str
+    mailbox: Mailbox
+    model: ModelSlot
+    counters: CameraCounters
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """One inference, on its way to the publisher."""
+
+    lane: Lane
+    servable: Servable
+    stamp: FrameStamp
+    place: Geometry
+    outputs: Outputs
+
+
+class InferenceWorker:
+    """Runs models, camera after camera, as frames arrive.
+
+    Args:
+        bell: shared with the mailboxes.
+        lanes: one per camera.
+        results: where inferences go; when it is full the oldest one is dropped and counted.
+    """
+
+    def __init__(
+        self,
+        bell: threading.Condition,
+        lanes: tuple[Lane, ...],
+        results: queue.Queue[Inference],
+    ) -> None:
+        self._bell = bell
+        self._lanes = lanes
+        self._results = results
+        self._next = 0
+        self._stopping = False
+        self._begun_s: float | None = None
+        # A daemon thread: an invoke that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ask the thread to end; return whether it did within the time."""
+        with self._bell:
+            self._stopping = True
+            self._bell.notify_all()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def busy_s(self) -> float:
+        """Return for how long the present invoke has been running, seconds; 0 when idle."""
+        begun = self._begun_s
+        return 0.0 if begun is None else time.monotonic() - begun
+
+    def _run(self) -> None:
+        while True:
+            with self._bell:
+                lane, slot = self._wait()
+                if lane is None or slot is None:
+                    return
+                servable = lane.model.begin()
+            try:
+                self._infer(lane, slot, servable)
+            finally:
+                lane.model.end()
+                lane.mailbox.give_back(slot)
+
+    def _wait(self) -> tuple[Lane | None, Slot | None]:
+        """Wait for a frame, each camera in turn. Holds the bell."""
+        while not self._stopping:
+            for i in range(len(self._lanes)):
+                lane = self._lanes[(self._next + i) % len(self._lanes)]
+                slot = lane.mailbox.take()
+                if slot is not None:
+                    self._next = (self._next + i + 1) % len(self._lanes)
+                    return lane, slot
+            self._bell.wait()
+        return None, None
+
+    def _infer(self, lane: Lane, slot: Slot, servable: Servable | None) -> None:
+        if servable is None or slot.spec is not servable.input:
+            lane.counters.no_model += 1  # a swap came between capture and this
+            return
+        if slot.stamp is None or slot.place is None:
+            raise AssertionError("a slot was put without its frame")
+        self._begun_s = time.monotonic()
+        try:
+            outputs = servable.infer(slot.tensor)
+        except EdgedError as error:
+            lane.counters.errors[error.reason] += 1
+            lane.model.did_not_run(error)
+            return
+        finally:
+            self._begun_s = None
+        lane.model.ran()
+        lane.counters.inferred += 1
+        self._hand_on(Inference(lane, servable, slot.stamp, slot.place, outputs))
+
+    def _hand_on(self, inference: Inference) -> None:
+        while True:
+            try:
+                self._results.put_nowait(inference)
+            except queue.Full:
+                try:
+                    self._results.get_nowait().lane.counters.overrun += 1
+                except queue.Empty:
+                    continue  # the publisher was quicker
+            else:
+                return

@@ -1,0 +1,95 @@
+"""The place of a named model: which servable runs now, and when an old one may be freed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from edged.errors import EdgedError
+from edged.inference.servable import Servable
+
+# A single failed invoke may be a hiccup; as many as this in a row are a broken accelerator.
+_FAILURES_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a model does not run as it should: stable slug and words."""
+
+    reason: str
+    detail: str
+
+
+class ModelSlot:
+    """One configured model.
+
+    `current` is read by the inference thread once per frame, so a swap is one assignment between
+    two frames.
+
+    Args:
+        name: the configured name.
+        bell: of the inference thread that runs this model; guards who uses what.
+    """
+
+    def __init__(self, name: str, bell: threading.Condition) -> None:
+        self.name = name
+        self.current: Servable | None = None
+        self._bell = bell
+        self._in_use: Servable | None = None
+        self._failures = 0
+        self._not_run: Trouble | None = None
+        self._not_read: Trouble | None = None
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why the model gives no predictions at present, or None."""
+        return self._not_run or self._not_read
+
+    def begin(self) -> Servable | None:
+        """Return the servable for the next frame and mark it in use. The caller holds the bell."""
+        self._in_use = self.current
+        return self._in_use
+
+    def end(self) -> None:
+        """Say that the servable of `begin` is no longer touched. Inference thread only."""
+        with self._bell:
+            self._in_use = None
+            self._bell.notify_all()
+
+    def swap(self, servable: Servable | None, timeout_s: float) -> Servable | None:
+        """Put another servable in place and wait until the old one is out of use.
+
+        Returns:
+            The old servable, for the caller to close; None when there was none, or when it is
+            still inside invoke after `timeout_s`: it must then be left alone.
+        """
+        with self._bell:
+            old, self.current = self.current, servable
+            if servable is not None:
+                self._failures, self._not_run, self._not_read = 0, None, None
+            idle = self._bell.wait_for(lambda: old is None or self._in_use is not old, timeout_s)
+        return old if idle else None
+
+    def ran(self) -> None:
+        """Record an invoke that went well. Inference thread only."""
+        if self._not_run is not None:
+            self._failures = 0
+            self._not_run = None
+
+    def did_not_run(self, error: EdgedError) -> None:
+        """Record an invoke, or a load, that failed. Whoever tried; never two at a time."""
+        self._failures += 1
+        self._not_run = Trouble(error.reason, error.explain())
+
+    def was_read(self) -> None:
+        """Record outputs that made sense. Publisher thread only."""
+        self._not_read = None
+
+    def was_not_read(self, error: EdgedError) -> None:
+        """Record outputs that made no sense. Publisher thread only."""
+        self._not_read = Trouble(error.reason, error.explain())
+
+    @property
+    def broken(self) -> bool:
+        """Whether so many invokes failed in a row that the model should be loaded again."""
+        return self._failures >= _FAILURES_IN_A_ROW

@@ -1,0 +1,81 @@
+"""The publisher thread: raw outputs become predictions and leave.
+
+Never waits for the network: `send` puts a message on its way or into the outbox.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from edged.errors import EdgedError
+from edged.pipeline.inference import Inference
+from edged.pipeline.policy import PublishPolicy
+from edged.prediction import Prediction
+
+Send = Callable[[Prediction, int], None]
+
+
+class PublisherWorker:
+    """Decodes, decides and sends.
+
+    Args:
+        results: from the inference thread.
+        policies: by camera.
+        send: takes a prediction and its sequence number.
+    """
+
+    def __init__(
+        self,
+        results: queue.Queue[Inference],
+        policies: Mapping[str, PublishPolicy],
+        send: Send,
+    ) -> None:
+        self._results = results
+        self._policies = policies
+        self._send = send
+        self._seq = dict.fromkeys(policies, 0)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Publish what is queued, then end. Call after the inference thread has ended."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                inference = self._results.get(timeout=0.2)
+            except queue.Empty:
+                if self._stopping.is_set():
+                    return
+                continue
+            self._publish(inference)
+
+    def _publish(self, inference: Inference) -> None:
+        counters, stamp = inference.lane.counters, inference.stamp
+        try:
+            result = inference.servable.decode(inference.outputs, inference.place)
+        except EdgedError as error:
+            counters.errors[error.reason] += 1
+            inference.lane.model.was_not_read(error)
+            return
+        inference.lane.model.was_read()
+        counters.invoke.add(inference.outputs.invoke_s)
+        if not self._policies[stamp.camera].wants(result, stamp.captured_mono_s):
+            counters.withheld += 1
+            return
+        self._seq[stamp.camera] += 1
+        self._send(
+            Prediction(stamp, inference.servable.id, inference.outputs.invoke_s * 1000.0, result),
+            self._seq[stamp.camera],
+        )
+        counters.published += 1
+        counters.latency.add(time.monotonic() - stamp.captured_mono_s)

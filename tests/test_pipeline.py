@@ -1,0 +1,672 @@
+"""The life of a frame: mailbox, turns, swaps, cameras that fail, models that break."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sim import models
+from sim.camera import CameraWorld, lost, picture
+
+from edged.config import CameraConfig, ModelConfig, PublishConfig
+from edged.errors import AcceleratorError, EdgedError, ValidationError
+from edged.frame import FrameStamp
+from edged.inference.preprocess import InputSpec, geometry
+from edged.inference.servable import Outputs, Servable, load_servable
+from edged.inference.tensors import TensorSpec
+from edged.pipeline import capture as capture_module
+from edged.pipeline import recovery as recovery_module
+from edged.pipeline.capture import CaptureWorker, FrameNumbers
+from edged.pipeline.counters import CameraCounters, Times
+from edged.pipeline.inference import Inference, InferenceWorker, Lane
+from edged.pipeline.mailbox import Mailbox, Slot
+from edged.pipeline.modelslot import ModelSlot
+from edged.pipeline.policy import PublishPolicy
+from edged.pipeline.publisher import PublisherWorker
+from edged.pipeline.recovery import ModelRecovery
+from edged.prediction import Classes, FoundObject, ModelId, Objects, Prediction, ScoredClass
+
+WAIT_S = 10.0
+
+
+def until(condition: Callable[[], bool], what: str = "") -> None:
+    end_s = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > end_s:
+            pytest.fail(f"did not happen in {WAIT_S} s: {what}")
+        time.sleep(0.002)
+
+
+def input_spec(size: int = 8) -> InputSpec:
+    return InputSpec(TensorSpec("input", 0, (1, size, size, 3), "uint8"))
+
+
+def tensors(spec: InputSpec) -> Iterator[np.ndarray]:
+    while True:
+        yield np.zeros(spec.tensor.shape, np.uint8)
+
+
+class StubServable:
+    """Stands in for a loaded model where a test steers each invoke."""
+
+    def __init__(self, name="m", invoke=lambda tensor: None, accelerator="cpu", size=8) -> None:
+        self.id = ModelId(name, "1.0.0", "ab" * 32)
+        self.input = input_spec(size)
+        self.accelerator = accelerator
+        self.fallback: AcceleratorError | None = None
+        self.closed = False
+        self._invoke = invoke
+
+    def infer(self, tensor) -> Outputs:
+        assert not self.closed, "a closed servable was used"
+        self._invoke(tensor)
+        return Outputs([tensor.copy()], 0.001)
+
+    def decode(self, outputs, place) -> Classes:
+        value = int(outputs.arrays[0].flat[0])
+        if value == 13:
+            raise ValidationError("output_not_finite", "NaN")
+        return Classes((ScoredClass(str(value), 0.9),))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def lane(bell, name="cam", slot: ModelSlot | None = None) -> Lane:
+    counters = CameraCounters()
+    return Lane(name, Mailbox(bell, counters), slot or ModelSlot("m", bell), counters)
+
+
+def put(to: Lane, spec: InputSpec, number: int) -> None:
+    slot = to.mailbox.writable(spec, tensors(spec))
+    slot.tensor[:] = number % 256
+    slot.stamp = FrameStamp(to.camera, number, time.time(), time.monotonic(), 8, 8)
+    slot.place = geometry(8, 8, spec)
+    to.mailbox.put(slot)
+
+
+def stop(*workers) -> None:
+    for worker in workers:
+        worker.stop(5.0)
+
+
+# The mailbox
+
+
+def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
+    bell = threading.Condition()
+    one, spec = lane(bell), input_spec()
+    for number in (1, 2, 3):
+        put(one, spec, number)
+
+    slot = one.mailbox.take()
+
+    assert slot is not None
+    assert slot.stamp is not None
+    assert slot.stamp.number == 3
+    assert one.counters.replaced == 2
+    assert one.mailbox.take() is None
+
+
+def test_slots_never_run_out_and_are_never_shared() -> None:
+    """One thread writes, another holds a frame while it works: no frame changes in its hands."""
+    bell = threading.Condition()
+    one, spec = lane(bell), input_spec(32)
+    torn: list[int] = []
+    seen = 0
+
+    def write() -> None:
+        for number in range(1, 4000):
+            put(one, spec, number)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive() or seen == 0:
+        with bell:
+            slot = one.mailbox.take()
+        if slot is None:
+            continue
+        before = slot.tensor.copy()
+        time.sleep(0.0002)
+        if (before != slot.tensor).any() or before.min() != before.max():
+            torn.append(slot.stamp.number if slot.stamp else 0)
+        seen += 1
+        one.mailbox.give_back(slot)
+    writer.join()
+
+    assert torn == []
+    assert seen + one.counters.replaced in (3998, 3999)
+
+
+def test_slots_of_the_old_model_are_let_go() -> None:
+    bell = threading.Condition()
+    one, small, large = lane(bell), input_spec(8), input_spec(16)
+    put(one, small, 1)
+    held = one.mailbox.take()
+    assert held is not None
+    for number in range(2, 20):
+        put(one, large, number)
+    one.mailbox.give_back(held)
+
+    for number in range(20, 40):
+        put(one, large, number)
+        taken = one.mailbox.take()
+        assert taken is not None
+        assert taken.tensor.shape == (1, 16, 16, 3)
+        one.mailbox.give_back(taken)
+
+
+# The inference thread
+
+
+def run_inference(lanes) -> tuple[InferenceWorker, queue.Queue[Inference]]:
+    results: queue.Queue[Inference] = queue.Queue(64)
+    worker = InferenceWorker(lanes[0].mailbox._bell, tuple(lanes), results)
+    worker.start()
+    return worker, results
+
+
+def test_cameras_take_turns() -> None:
+    """A camera that always has a fresh frame does not keep the others waiting."""
+    bell = threading.Condition()
+    gate = threading.Semaphore(0)
+    servable = StubServable(invoke=lambda tensor: gate.acquire())
+    slot = ModelSlot("m", bell)
+    slot.current = servable  # type: ignore[assignment]  # a stand-in
+    lanes = [lane(bell, name, slot) for name in ("a", "b", "c")]
+    worker, results = run_inference(lanes)
+    order = []
+    for _ in range(9):
+        for one in lanes:
+            put(one, servable.input, 1)
+        gate.release()
+        order.append(results.get(timeout=WAIT_S).lane.camera)
+    for _ in range(9):
+        gate.release()
+    stop(worker)
+
+    # The first frame may be taken before the others are there; from then on it is a round.
+    assert {"a", "b", "c"} == set(order[1:4]) == set(order[4:7])
+
+
+def test_a_swap_waits_for_the_invoke_and_then_frees() -> None:
+    bell = threading.Condition()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def invoke(tensor) -> None:
+        inside.set()
+        assert go_on.wait(WAIT_S)
+
+    old, new = StubServable(invoke=invoke), StubServable()
+    slot = ModelSlot("m", bell)
+    slot.current = old  # type: ignore[assignment]  # a stand-in
+    one = lane(bell, slot=slot)
+    worker, results = run_inference([one])
+    put(one, old.input, 1)
+    assert inside.wait(WAIT_S)
+
+    assert slot.swap(new, 0.05) is None, "still inside invoke: nobody may close it"  # type: ignore[arg-type]
+    go_on.set()
+    assert results.get(timeout=WAIT_S).servable is old
+    put(one, new.input, 2)
+    assert results.get(timeout=WAIT_S).servable is new
+    assert slot.swap(None, WAIT_S) is new
+    stop(worker)
+
+
+def test_swaps_under_load_lose_nothing_and_mix_nothing() -> None:
+    """Sixty swaps between models of two input sizes while frames pour in."""
+    bell = threading.Condition()
+    sizes: list[tuple[int, int]] = []
+
+    def make(size: int) -> StubServable:
+        return StubServable(
+            f"m{size}", size=size, invoke=lambda tensor: sizes.append((size, tensor.shape[1]))
+        )
+
+    slot = ModelSlot("m", bell)
+    slot.current = make(8)  # type: ignore[assignment]  # a stand-in
+    world = CameraWorld()
+    world.plug_endless(lambda: picture(1), gap_s=0.0)
+    one = lane(bell, slot=slot)
+    worker, results = run_inference([one])
+    capture = CaptureWorker(camera_config(), one, world.open, FrameNumbers(), lambda: None)
+    capture.start()
+    taken: list[Inference] = []
+    drain = threading.Thread(
+        target=lambda: taken.extend(iter(lambda: results.get(timeout=WAIT_S), None))
+    )
+    drain.start()
+    for i in range(60):
+        old = slot.swap(make(16 if i % 2 else 8), WAIT_S)  # type: ignore[arg-type]
+        assert old is not None
+        old.close()
+        time.sleep(0.005)
+    until(lambda: len(sizes) > 200, "frames under swaps")
+    capture.stop(5.0)
+    stop(worker)
+    results.put(None)  # type: ignore[arg-type]  # ends the drain
+    drain.join()
+
+    assert all(made == seen for made, seen in sizes)
+    numbers = [inference.stamp.number for inference in taken]
+    assert numbers == sorted(set(numbers)), "no frame twice, order kept"
+    counters = one.counters
+    accounted = counters.inferred + counters.replaced + counters.no_model + counters.overrun
+    assert counters.captured - accounted in (0, 1, 2), "every frame is accounted for"
+
+
+def test_a_failing_model_is_counted_and_told() -> None:
+    bell = threading.Condition()
+    failing = True
+
+    def invoke(tensor) -> None:
+        if failing:
+            raise AcceleratorError("edgetpu_failed", "gone", advice="Plug it in.")
+
+    slot = ModelSlot("m", bell)
+    slot.current = servable = StubServable(invoke=invoke)  # type: ignore[assignment]
+    one = lane(bell, slot=slot)
+    worker, results = run_inference([one])
+    for number in range(3):
+        put(one, servable.input, number)
+        until(lambda: one.counters.errors["edgetpu_failed"] == number + 1)  # noqa: B023
+
+    until(lambda: slot.broken)
+    assert slot.trouble is not None
+    assert slot.trouble.detail == "gone Plug it in."
+    failing = False
+    put(one, servable.input, 9)
+    results.get(timeout=WAIT_S)
+    until(lambda: slot.trouble is None and not slot.broken)
+    stop(worker)
+
+
+def test_results_that_nobody_fetches_are_dropped_oldest_first() -> None:
+    bell = threading.Condition()
+    slot = ModelSlot("m", bell)
+    slot.current = servable = StubServable()  # type: ignore[assignment]
+    one = lane(bell, slot=slot)
+    results: queue.Queue[Inference] = queue.Queue(4)
+    worker = InferenceWorker(bell, (one,), results)
+    worker.start()
+    for number in range(10):
+        put(one, servable.input, number)
+        until(lambda: one.counters.inferred == number + 1)  # noqa: B023
+    stop(worker)
+
+    assert [results.get_nowait().stamp.number for _ in range(4)] == [6, 7, 8, 9]
+    assert one.counters.overrun == 6
+
+
+def test_a_stuck_invoke_shows() -> None:
+    bell = threading.Condition()
+    go_on = threading.Event()
+    slot = ModelSlot("m", bell)
+    slot.current = servable = StubServable(invoke=lambda tensor: go_on.wait(WAIT_S))  # type: ignore[assignment]
+    one = lane(bell, slot=slot)
+    worker, _ = run_inference([one])
+    assert worker.busy_s() == 0.0
+    put(one, servable.input, 1)
+    until(lambda: worker.busy_s() > 0.05)
+    go_on.set()
+    until(lambda: worker.busy_s() == 0.0)
+    stop(worker)
+
+
+# The capture thread
+
+
+def camera_config(**settings) -> CameraConfig:
+    return CameraConfig(name="cam", source="synthetic", model="m", **settings)
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    monkeypatch.setattr(capture_module, "_FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(capture_module, "_LONGEST_WAIT_S", 0.05)
+
+
+def ready_lane() -> Lane:
+    bell = threading.Condition()
+    slot = ModelSlot("m", bell)
+    slot.current = StubServable()  # type: ignore[assignment]  # a stand-in
+    return lane(bell, slot=slot)
+
+
+def test_a_camera_that_fails_is_opened_again(impatient) -> None:
+    world = CameraWorld()
+    world.refuse("camera_not_found")
+    world.refuse("camera_busy")
+    world.plug([lambda: picture(1), lambda: picture(2), lost])
+    world.plug_endless(lambda: picture(3))
+    one = ready_lane()
+    states: list[tuple[str, str]] = []
+    worker = CaptureWorker(
+        camera_config(),
+        one,
+        world.open,
+        FrameNumbers(),
+        lambda: states.append((worker.state.state, worker.state.reason)),
+    )
+    worker.start()
+    until(lambda: one.counters.captured > 5)
+    worker.stop(5.0)
+
+    assert states == [
+        ("waiting", "camera_not_found"),
+        ("waiting", "camera_busy"),
+        ("streaming", ""),
+        ("waiting", "camera_lost"),
+        ("streaming", ""),
+    ]
+    assert one.counters.reconnects == 3
+    assert dict(one.counters.errors) == {
+        "camera_not_found": 1,
+        "camera_busy": 1,
+        "camera_lost": 1,
+    }
+    assert all(camera.closed.is_set() for camera in world.opened)
+
+
+def test_the_same_failure_is_told_once(impatient) -> None:
+    world = CameraWorld()  # nothing is ever there
+    told: list[str] = []
+    one = ready_lane()
+    worker = CaptureWorker(
+        camera_config(), one, world.open, FrameNumbers(), lambda: told.append("")
+    )
+    worker.start()
+    until(lambda: one.counters.reconnects > 3)
+    worker.stop(5.0)
+
+    assert len(told) == 1
+
+
+def test_a_stalled_camera_is_reported() -> None:
+    world = CameraWorld()
+    world.plug([lambda: picture(1)])  # then nothing
+    one = ready_lane()
+    worker = CaptureWorker(
+        camera_config(stall_s=0.5), one, world.open, FrameNumbers(), lambda: None
+    )
+    worker.start()
+    until(lambda: worker.state.reason == "camera_stalled")
+    worker.stop(5.0)
+
+
+def test_a_hung_driver_is_noticed_and_a_new_worker_counts_on(monkeypatch) -> None:
+    monkeypatch.setattr(capture_module, "_HANG_GRACE_S", 0.05)
+    release = threading.Event()
+
+    def hang() -> np.ndarray:
+        release.wait(WAIT_S)
+        return picture(99)
+
+    world = CameraWorld()
+    world.plug([lambda: picture(1), hang])
+    world.plug_endless(lambda: picture(2))
+    one = ready_lane()
+    numbers = FrameNumbers()
+    first = CaptureWorker(camera_config(stall_s=0.5), one, world.open, numbers, lambda: None)
+    first.start()
+    until(first.hung)
+    first.ask_to_stop()
+    second = CaptureWorker(camera_config(stall_s=0.5), one, world.open, numbers, lambda: None)
+    second.start()
+    until(lambda: one.counters.captured > 3)
+    release.set()  # the old driver comes back to life: its frame must not get through
+    until(lambda: not first._thread.is_alive())
+    second.stop(5.0)
+
+    assert numbers.next() == one.counters.captured + 1
+
+
+def test_a_camera_without_a_model_goes_on() -> None:
+    world = CameraWorld()
+    world.plug_endless(lambda: picture(1))
+    one = ready_lane()
+    one.model.current = None
+    worker = CaptureWorker(camera_config(), one, world.open, FrameNumbers(), lambda: None)
+    worker.start()
+    until(lambda: one.counters.no_model > 3)
+    assert worker.state.state == "streaming"
+    worker.stop(5.0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (48, 64), (2000, 3)])
+def test_frames_of_every_shape_reach_the_model(size) -> None:
+    world = CameraWorld()
+    world.plug_endless(lambda: picture(77, size))
+    one = ready_lane()
+    worker = CaptureWorker(camera_config(rotate=90), one, world.open, FrameNumbers(), lambda: None)
+    worker.start()
+    inference, results = run_inference([one])
+    done = results.get(timeout=WAIT_S)
+    worker.stop(5.0)
+    stop(inference)
+
+    assert (done.outputs.arrays[0] == 77).all()
+    assert (done.stamp.height, done.stamp.width) == size
+
+
+# The publisher
+
+
+def publish(values, config=PublishConfig(), step_s=0.1) -> tuple[list[tuple[str, int]], Lane]:
+    bell = threading.Condition()
+    one = lane(bell)
+    results: queue.Queue[Inference] = queue.Queue()
+    sent: list[tuple[str, int]] = []
+
+    def send(prediction: Prediction, seq: int) -> None:
+        assert isinstance(prediction.result, Classes)
+        sent.append((prediction.result.classes[0].label, seq))
+
+    worker = PublisherWorker(results, {"cam": PublishPolicy(config)}, send)
+    worker.start()
+    servable = StubServable()
+    place = geometry(8, 8, servable.input)
+    for i, value in enumerate(values):
+        stamp = FrameStamp("cam", i + 1, 0.0, i * step_s, 8, 8)
+        outputs = Outputs([np.full((1, 4), value, np.uint8)], 0.001)
+        results.put(Inference(one, servable, stamp, place, outputs))  # type: ignore[arg-type]
+    worker.stop(WAIT_S)
+    return sent, one
+
+
+def test_every_prediction_is_sent_with_its_number() -> None:
+    sent, one = publish([5, 5, 6])
+
+    assert sent == [("5", 1), ("5", 2), ("6", 3)]
+    assert one.counters.published == 3
+
+
+def test_on_change_only_changes_are_sent() -> None:
+    sent, one = publish([5, 5, 6, 6, 5], PublishConfig(mode="change"))
+
+    assert sent == [("5", 1), ("6", 2), ("5", 3)]
+    assert one.counters.withheld == 2
+
+
+def test_the_rate_is_kept_evenly() -> None:
+    sent, _ = publish(range(100), PublishConfig(mode="rate", per_second=4), step_s=1 / 16)
+
+    values = [int(label) for label, _ in sent]
+    assert len(values) == 25
+    assert set(np.diff(values)) == {4}
+
+
+def test_after_a_pause_the_rate_does_not_catch_up() -> None:
+    policy = PublishPolicy(PublishConfig(mode="rate", per_second=2))
+    result = Classes((ScoredClass("a", 1.0),))
+
+    times = [0.0, 0.1, 0.5, 10.0, 10.1, 10.2, 10.5, 10.6]
+    assert [policy.wants(result, t) for t in times] == [
+        True, False, True, True, False, False, True, False,
+    ]  # fmt: skip
+
+
+def test_a_change_of_objects_is_a_change_of_their_labels() -> None:
+    def seen(*labels: str) -> Objects:
+        return Objects(tuple(FoundObject(label, 0.5, (0, 0, 1, 1)) for label in labels))
+
+    policy = PublishPolicy(PublishConfig(mode="change"))
+    results = [seen("cat"), seen("cat"), seen("cat", "dog"), seen("dog", "cat"), seen(), seen()]
+
+    assert [policy.wants(result, 0.0) for result in results] == [
+        True, False, True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_outputs_that_make_no_sense_are_counted_and_the_next_is_fine() -> None:
+    sent, one = publish([5, 13, 13, 6])
+
+    assert sent == [("5", 1), ("6", 2)]
+    assert one.counters.errors["output_not_finite"] == 2
+    assert one.model.trouble is None, "the last one was fine"
+    _, bad = publish([5, 13])
+    assert bad.model.trouble is not None
+    assert bad.model.trouble.reason == "output_not_finite"
+
+
+def test_percentiles_of_recent_times() -> None:
+    times = Times()
+    assert times.percentiles_ms() == {}
+    for i in range(1, 101):
+        times.add(i / 1000)
+
+    assert times.percentiles_ms() == {"p50": 50.5, "p95": 95.05, "p99": 99.01, "max": 100.0}
+
+
+# Recovery
+
+
+def recover(slot: ModelSlot, load, there=lambda: False) -> ModelRecovery:
+    config = ModelConfig(name="m", factory="x")
+    worker = ModelRecovery({"m": slot}, {"m": config}, load, there, lambda: None)
+    worker.start()
+    return worker
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    monkeypatch.setattr(recovery_module, "_TICK_S", 0.005)
+    monkeypatch.setattr(recovery_module, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(recovery_module, "_LONGEST_WAIT_S", 0.02)
+
+
+def test_a_broken_model_is_freed_and_loaded_again(quick) -> None:
+    slot = ModelSlot("m", threading.Condition())
+    slot.current = old = StubServable()  # type: ignore[assignment]
+    attempts: list[bool] = []
+
+    def load(config) -> Servable:
+        attempts.append(old.closed)
+        if len(attempts) < 3:
+            raise AcceleratorError("edgetpu_no_device", "not there yet")
+        return StubServable("new")  # type: ignore[return-value]
+
+    for _ in range(3):
+        slot.did_not_run(AcceleratorError("edgetpu_failed", "gone"))
+    worker = recover(slot, load)
+    until(lambda: slot.current is not None and slot.current is not old)
+    stop(worker)
+
+    assert attempts == [True, True, True], "the old one is closed before the accelerator is opened"
+    assert slot.trouble is None
+
+
+def test_while_it_cannot_be_loaded_the_reason_is_kept(quick) -> None:
+    slot = ModelSlot("m", threading.Condition())
+
+    def load(config) -> Servable:
+        raise AcceleratorError("edgetpu_no_device", "not there")
+
+    worker = recover(slot, load)
+    until(lambda: slot.trouble is not None)
+    stop(worker)
+
+    assert slot.trouble is not None
+    assert slot.trouble.reason == "edgetpu_no_device"
+
+
+def test_back_to_the_accelerator_when_it_is_there_again(quick) -> None:
+    slot = ModelSlot("m", threading.Condition())
+    slot.current = running = StubServable()  # type: ignore[assignment]
+    running.fallback = AcceleratorError("edgetpu_no_device", "gone")
+    plugged = threading.Event()
+    asked: list[bool] = []
+
+    def load(config) -> Servable:
+        asked.append(running.closed)
+        if len(asked) == 1:
+            raise AcceleratorError("edgetpu_busy", "not yet")
+        return StubServable(accelerator="edgetpu")  # type: ignore[return-value]
+
+    worker = recover(slot, load, plugged.is_set)
+    time.sleep(0.05)
+    assert slot.current is running, "no device, nothing to try"
+    plugged.set()
+    until(lambda: slot.current is not None and slot.current.accelerator == "edgetpu")
+    until(lambda: running.closed)
+    stop(worker)
+
+    assert asked == [False, False], "the CPU model runs on until the accelerator answers"
+
+
+# Real models all the way
+
+
+def test_real_models_from_camera_to_prediction(tmp_path: Path) -> None:
+    """Two cameras, two real models, colours in, labels out."""
+    bell = threading.Condition()
+    labels = ["red", "green", "blue", "dark"]
+    data = models.with_metadata(models.classifier(), labels)
+    path = models.write(tmp_path / "m.tflite", data)
+    slots = {name: ModelSlot(name, bell) for name in ("one", "two")}
+    for name, slot in slots.items():
+        slot.current = load_servable(ModelConfig(name=name, factory=str(path)))
+    seen: dict[str, set[tuple[str, str]]] = {"a": set(), "b": set()}
+    colours = {"a": (255, 0, 0), "b": (0, 0, 255)}
+    lanes, captures = [], []
+    for camera, slot in zip(colours, slots.values(), strict=True):
+        world = CameraWorld()
+        colour = np.array(colours[camera], np.uint8)
+        world.plug_endless(lambda colour=colour: np.full((30, 40, 3), colour, np.uint8))
+        one = lane(bell, camera, slot)
+        lanes.append(one)
+        config = CameraConfig(name=camera, source="synthetic", model=slot.name)
+        captures.append(CaptureWorker(config, one, world.open, FrameNumbers(), lambda: None))
+    results: queue.Queue[Inference] = queue.Queue(16)
+    inference = InferenceWorker(bell, tuple(lanes), results)
+
+    def send(prediction: Prediction, seq: int) -> None:
+        assert isinstance(prediction.result, Classes)
+        best = prediction.result.classes[0].label
+        seen[prediction.frame.camera].add((prediction.model.name, best))
+
+    policies = {name: PublishPolicy(PublishConfig()) for name in colours}
+    publisher = PublisherWorker(results, policies, send)
+    for worker in (publisher, inference, *captures):
+        worker.start()
+    until(lambda: all(one.counters.published > 20 for one in lanes))
+    for capture in captures:
+        capture.stop(5.0)
+    stop(inference, publisher)
+
+    assert seen == {"a": {("one", "red")}, "b": {("two", "blue")}}
+
+
+def test_errors_have_their_slug() -> None:
+    error: EdgedError = AcceleratorError("edgetpu_busy", "taken.", advice="Stop the other.")
+
+    assert (error.reason, error.explain()) == ("edgetpu_busy", "taken. Stop the other.")
+
+
+def test_slot_is_plain() -> None:
+    spec = input_spec()
+    assert Slot(spec, next(tensors(spec))).stamp is None
