@@ -1,0 +1,71 @@
+"""Facts of the machine: its name, its temperatures, its disk and clock."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import socket
+from pathlib import Path
+
+
+def default_device_id(root: Path = Path("/")) -> str:
+    """Return `<hostname>-<6 hex of machine-id>`: every Pi is called raspberrypi.
+
+    Args:
+        root: where /etc is; another one in tests.
+    """
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:57].strip("-_") or "edged"
+    machine = _text(root / "etc/machine-id")
+    return f"{host}-{machine[:6]}" if re.fullmatch(r"[0-9a-f]{32}", machine) else host
+
+
+def board_name(root: Path = Path("/")) -> str:
+    """Return e.g. `Raspberry Pi 4 Model B Rev 1.4`, or the machine's architecture."""
+    return _text(root / "proc/device-tree/model").rstrip("\0") or platform.machine()
+
+
+def temperatures_c(root: Path = Path("/")) -> dict[str, float]:
+    """Return temperatures in degrees Celsius by sensor: thermal zones and PCIe Edge TPUs."""
+    found = {}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        value = _text(zone / "temp")
+        if value.lstrip("-").isdigit():
+            found[_text(zone / "type") or zone.name] = int(value) / 1000
+    for device in sorted((root / "sys/class/apex").glob("apex_*")):
+        value = _text(device / "temp")
+        if value.lstrip("-").isdigit():
+            found[device.name] = int(value) / 1000
+    return found
+
+
+def clock_synchronised(root: Path = Path("/")) -> bool | None:
+    """Say whether the clock was set from the network since boot; None where nobody knows."""
+    if (root / "run/systemd/timesync/synchronized").exists():
+        return True
+    return False if (root / "run/systemd/timesync").exists() else None
+
+
+def free_bytes(path: Path) -> int | None:
+    """Return the bytes free where `path` is or would be; None when that cannot be told."""
+    for place in (path, *path.parents):
+        if place.exists():
+            try:
+                return shutil.disk_usage(place).free
+            except OSError:
+                return None
+    return None
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process in bytes."""
+    fields = _text(Path("/proc/self/statm")).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

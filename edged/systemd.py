@@ -1,0 +1,148 @@
+"""The service manager's side: readiness, watchdog, status, the journal.
+
+Protocols: sd_notify(3), sd_watchdog_enabled(3), sd-daemon(3) for the priority prefix on stderr.
+Without systemd all of it does nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
+_DEBUG = 7
+
+
+class Notifier:
+    """Tells the service manager how the service is doing.
+
+    Args:
+        environment: where NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID are looked up.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        pid = environment.get("WATCHDOG_PID", str(os.getpid()))
+        microseconds = environment.get("WATCHDOG_USEC", "0") if pid == str(os.getpid()) else "0"
+        self.watchdog_s: float | None = (
+            int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
+        )
+        self._status = ""
+
+    def ready(self) -> None:
+        """Startup, or a reload, is done."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """A reload begins; `ready` ends it."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """The service is going down."""
+        self._send("STOPPING=1")
+
+    def alive(self) -> None:
+        """Feed the watchdog."""
+        self._send("WATCHDOG=1")
+
+    def status(self, text: str) -> None:
+        """Say in one line what the service is doing; sent when it changes."""
+        if text != self._status:
+            self._status = text
+            self._send("STATUS=" + " ".join(text.split()))
+
+    def _send(self, *lines: str) -> None:
+        if not self._address:
+            return
+        # "@" stands for the NUL byte of an abstract socket.
+        address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(1.0)
+            try:
+                sender.sendto("\n".join(lines).encode(), address)
+            except OSError as error:
+                log.debug("the service manager does not listen: %s", error)
+
+
+class _PriorityFormatter(logging.Formatter):
+    """`<4>message`: the journal reads the priority from the prefix of each line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"<{_PRIORITY.get(record.levelno, _DEBUG)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+class JournalHandler(logging.Handler):
+    """Sends records with their fields (`extra={"fields": {...}}`) to the journal.
+
+    Args:
+        send: `systemd.journal.send`.
+    """
+
+    def __init__(self, send: Any) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record."""
+        fields = {f"EDGED_{key.upper()}": value for key, value in fields_of(record).items()}
+        self._send(
+            self.format(record),
+            PRIORITY=_PRIORITY.get(record.levelno, _DEBUG),
+            SYSLOG_IDENTIFIER="edged",
+            LOGGER=record.name,
+            THREAD_NAME=record.threadName,
+            **fields,
+        )
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, str]:
+    """Return the fields that a log call gave, e.g. camera, model, reason."""
+    fields = getattr(record, "fields", {})
+    return {str(key): str(value) for key, value in fields.items() if value}
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Log to the journal where stderr is the journal, else to stderr for people.
+
+    Args:
+        verbose: debug messages as well.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if _stderr_is_journal():
+        send = _journal_send()
+        if send is not None:
+            handler = JournalHandler(send)
+        else:
+            handler.setFormatter(_PriorityFormatter())
+    else:
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+        )
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True
+    )
+
+
+def _stderr_is_journal() -> bool:
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        stat = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return (device, inode) == (str(stat.st_dev), str(stat.st_ino))
+
+
+def _journal_send() -> Any | None:
+    try:
+        return importlib.import_module("systemd.journal").send
+    except ImportError:
+        return None

@@ -1,0 +1,184 @@
+"""The service manager's protocols, and the unit file by systemd's own judgement."""
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edged.breadcrumb import RunRecord
+from edged.errors import StoreError
+from edged.systemd import JournalHandler, Notifier, set_up_logging
+
+UNIT = Path(__file__).parents[1] / "systemd" / "edged.service"
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """A service manager's end of the notify socket."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(5.0)
+        yield str(path), lambda: listener.recv(4096).decode()
+
+
+def test_each_message_in_its_words(manager) -> None:
+    address, received = manager
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+
+    notifier.ready()
+    assert received() == "READY=1"
+    notifier.alive()
+    assert received() == "WATCHDOG=1"
+    notifier.reloading()
+    kind, when = received().split("\n")
+    assert kind == "RELOADING=1"
+    assert int(when.removeprefix("MONOTONIC_USEC=")) > 0
+    notifier.stopping()
+    assert received() == "STOPPING=1"
+
+
+def test_a_status_is_one_line_and_sent_when_it_changes(manager) -> None:
+    address, received = manager
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+
+    notifier.status("a\nb")
+    notifier.status("a\nb")
+    notifier.status("c")
+
+    assert [received(), received()] == ["STATUS=a b", "STATUS=c"]
+
+
+def test_an_abstract_socket() -> None:
+    name = f"edged-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + name)
+        listener.settimeout(5.0)
+        Notifier({"NOTIFY_SOCKET": "@" + name}).ready()
+        assert listener.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+    ],
+)
+def test_the_watchdog_s_interval(environment, expected) -> None:
+    assert expected == Notifier(environment).watchdog_s
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@nobody-listens"])
+def test_without_a_manager_nothing_happens(address) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+    notifier.ready()
+    notifier.status("x")
+
+
+def test_records_reach_the_journal_with_their_fields() -> None:
+    sent = []
+    logger = logging.Logger("edged.test")
+    logger.addHandler(JournalHandler(lambda message, **fields: sent.append((message, fields))))
+
+    logger.warning("camera %s: gone", "front", extra={"fields": {"camera": "front", "reason": ""}})
+
+    ((message, fields),) = sent
+    assert message == "camera front: gone"
+    assert fields["PRIORITY"] == 4
+    assert fields["SYSLOG_IDENTIFIER"] == "edged"
+    assert fields["EDGED_CAMERA"] == "front"
+    assert "EDGED_REASON" not in fields
+
+
+def test_without_the_library_the_journal_gets_priorities(tmp_path) -> None:
+    """stderr is the journal's, systemd-python is not there: `<4>` before each line."""
+    program = (
+        "import os, sys, logging\n"
+        "stat = os.fstat(2)\n"
+        "os.environ['JOURNAL_STREAM'] = f'{stat.st_dev}:{stat.st_ino}'\n"
+        "sys.modules['systemd'] = None\n"
+        "from edged.systemd import set_up_logging\n"
+        "set_up_logging(verbose=False)\n"
+        "logging.warning('two\\nlines')\n"
+        "logging.debug('not shown')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert done.stderr == "<4>two\n<4>lines\n"
+
+
+def test_for_people_there_is_a_time_and_a_level(capsys) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        set_up_logging(verbose=True)
+        logging.getLogger("edged.x").debug("hello")
+        assert "DEBUG   hello" in capsys.readouterr().err
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+
+
+# The unit
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    return subprocess.run(
+        ["systemd-analyze", *arguments], capture_output=True, text=True, timeout=50, check=False
+    )
+
+
+def test_the_unit_passes_systemd_s_own_check(tmp_path) -> None:
+    unit = tmp_path / "edged.service"
+    # The command is not installed where tests run; everything else is checked as it stands.
+    unit.write_text(UNIT.read_text().replace("ExecStart=/usr/bin/edged", "ExecStart=/bin/true"))
+
+    done = analyze("verify", "--man=no", str(unit))
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_unit_is_hardened() -> None:
+    done = analyze("security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT))
+
+    assert done.returncode == 0, done.stdout[-200:]  # exposure above 2.0 fails
+
+
+# The record of the last run
+
+
+def test_a_clean_stop_a_crash_and_a_fresh_boot_are_told_apart(tmp_path) -> None:
+    folder = tmp_path / "run"
+    first = RunRecord(folder)
+    assert first.last_stop == "first_start_since_boot"
+    first.stopped("sigterm")
+    assert RunRecord(folder).last_stop == "sigterm"  # and this one does not stop cleanly
+    assert RunRecord(folder).last_stop == "crash"
+    (folder / "run.json").write_text("{half")
+    assert RunRecord(folder).last_stop == "crash"
+    (folder / "run.json").write_text("[]")
+    assert RunRecord(folder).last_stop == "crash"
+
+
+def test_a_runtime_directory_that_cannot_be_used(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreError) as caught:
+        RunRecord(tmp_path / "file" / "run")
+
+    assert caught.value.reason == "runtime_dir_unusable"
+    assert "runtime_dir" in caught.value.advice
