@@ -2,30 +2,61 @@
 
 Frozen dataclasses, validated by pydantic where they are made. This module knows the rules;
 `edged.config_text` turns TOML text into these and explains what is wrong, with line numbers.
-Pure: reads no file and no clock.
+Types are strict: `"1883"` is no port and `true` is no number. What each key does is told in one
+place, the shipped `config/edged.toml`. Pure: reads no file and no clock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", str_strip_whitespace=False, allow_inf_nan=False)
+from edged.config_rules import Conflict, Words, incomplete, pair, refuse
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+_STRICT = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=False, allow_inf_nan=False)
+
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"),
+    Words("lower-case letters, digits, - and _, starting with a letter or digit, at most 64"),
+]
+DeviceId = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"),
+    Words("letters, digits, - and _, starting with a letter or digit, at most 64"),
+]
 # An MQTT topic level or several: no wildcards, no empty level, no leading `$`.
 TopicPrefix = Annotated[
-    str, StringConstraints(pattern=r"^[^/#+\x00$][^/#+\x00]*(/[^/#+\x00]+)*$", max_length=200)
+    str,
+    StringConstraints(pattern=r"^[^/#+\x00$][^/#+\x00]*(/[^/#+\x00]+)*$", max_length=200),
+    Words(
+        "a topic like 'edged' or 'home/edged': no + or #, no / at either end, no $ in front, "
+        "at most 200 characters"
+    ),
 ]
-Path = Annotated[str, StringConstraints(min_length=1)]
-Accelerator = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|edgetpu|(usb|pci):[0-9]+)$")]
+Path = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$"), Words("a path, not empty")]
+Host = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^\s/\x00]+$"),
+    Words("a host name or an address, without mqtt:// and without the port"),
+]
+Accelerator = Annotated[
+    str,
+    StringConstraints(pattern=r"^(auto|cpu|edgetpu|(usb|pci):[0-9]+)$"),
+    Words("one of auto, cpu, edgetpu, usb:N, pci:N (N counts from 0)"),
+]
 Source = Annotated[
     str,
     StringConstraints(
         pattern=r"^(picamera(:[0-9]+)?|v4l2:.+|rtsps?://.+|https?://.+|file:.+|images:.+|synthetic)$"
+    ),
+    Words(
+        "one of picamera[:N], v4l2:/dev/videoN, rtsp://..., http://..., file:clip.mp4, "
+        "images:DIR, synthetic"
     ),
 ]
 Channels = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
@@ -35,7 +66,7 @@ Channels = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
 class MqttConfig:
     """`[mqtt]`: the operator's broker."""
 
-    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] | None = None  # 1883, or 8883 with ca_file
     username: str | None = None
     password_file: Path | None = None
@@ -48,14 +79,19 @@ class MqttConfig:
     outbox_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     stats_s: Annotated[float, Field(ge=1, le=86400)] = 60.0
 
-    @model_validator(mode="after")
-    def _pairs(self) -> MqttConfig:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file go together: set both or neither")
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield what does not go together in this table."""
+        yield from pair(self, "cert_file", "key_file")
         if self.cert_file is not None and self.ca_file is None:
-            raise ValueError("a client certificate needs TLS: set ca_file as well")
+            message = "a client certificate needs TLS: set ca_file as well"
+            yield incomplete("cert_file", "ca_file", message)
         if self.password_file is not None and self.username is None:
-            raise ValueError("password_file without username: set both")
+            message = "a password needs a user: set username as well"
+            yield incomplete("password_file", "username", message)
+
+    @model_validator(mode="after")
+    def _check(self) -> MqttConfig:
+        refuse(self.conflicts())
         return self
 
     @property
@@ -87,12 +123,19 @@ class ModelConfig:
     std: Channels | None = None
     invoke_limit_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
 
-    @model_validator(mode="after")
-    def _normalisation(self) -> ModelConfig:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std go together: set both or neither")
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield what does not go together in this table."""
+        yield from pair(self, "mean", "std")
+        for key in ("mean", "std"):
+            if len(getattr(self, key) or ()) == 2:
+                message = "must be one number for all channels or three, one for each"
+                yield Conflict((key,), ((key,),), "wrong_length", message)
         if self.std is not None and any(value <= 0 for value in self.std):
-            raise ValueError("std must be greater than 0")
+            yield Conflict(("std",), (("std",),), "out_of_range", "must be greater than 0")
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        refuse(self.conflicts())
         return self
 
 
@@ -118,10 +161,13 @@ class CameraConfig:
     stall_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0
     publish: PublishConfig = Field(default_factory=PublishConfig)
 
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield what does not go together in this table."""
+        yield from pair(self, "width", "height")
+
     @model_validator(mode="after")
-    def _size(self) -> CameraConfig:
-        if (self.width is None) != (self.height is None):
-            raise ValueError("width and height go together: set both or neither")
+    def _check(self) -> CameraConfig:
+        refuse(self.conflicts())
         return self
 
 
@@ -138,17 +184,24 @@ class Config:
     groups: tuple[Name, ...] = ()
     edgetpu_library: Path = "libedgetpu.so.1"
 
-    @model_validator(mode="after")
-    def _references(self) -> Config:
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield names given twice and models that are not configured."""
         models = [model.name for model in self.model]
         for kind, names in (("model", models), ("camera", [camera.name for camera in self.camera])):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"two {kind}s of one name: {', '.join(twice)}")
-        for camera in self.camera:
-            if camera.model not in models:
-                raise ValueError(
-                    f"camera '{camera.name}' runs model '{camera.model}', "
-                    f"which is not configured (there is: {', '.join(models)})"
-                )
+            for index, name in enumerate(names):
+                first = names.index(name)
+                if first < index:
+                    here = (kind, index, "name")
+                    uses = (here, (kind, first, "name"))
+                    yield Conflict(here, uses, "duplicate", f"there is a {kind} '{name}' already")
+        named = tuple(("model", index, "name") for index in range(len(models)))
+        for index, camera in enumerate(self.camera):
+            if models and camera.model not in models:
+                here = ("camera", index, "model")
+                message = f"no [[model]] is called '{camera.model}' (there is: {', '.join(models)})"
+                yield Conflict(here, (here, *named), "bad_reference", message)
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        refuse(self.conflicts())
         return self

@@ -18,6 +18,7 @@
  *     abort_after:N        invoke N ends the process, as libedgetpu does when USB is unplugged
  *     slow:MS              every invoke takes MS milliseconds longer
  *
+ *     @FILE                one of these, read from FILE each time a delegate is created
  * Any other mode fails to create, with a message. Invokes are counted per delegate.
  * If EDGED_TEST_DELEGATE_LOG names a file, one line per event is appended to it:
  * "option KEY=VALUE", "created MODE", "refused MODE", "took N nodes", "prepared", "invoked N",
@@ -332,6 +333,16 @@ TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t
     if (strcmp(keys[i], "mode") == 0) text = values[i];
   }
   long number = 1;
+  /* "@file": the mode stands in a file, so that it can change while the process runs. */
+  char line[64] = "";
+  if (text != NULL && text[0] == '@') {
+    FILE* file = fopen(text + 1, "r");
+    if (file != NULL) {
+      if (fgets(line, sizeof line, file) != NULL) line[strcspn(line, "\n")] = '\0';
+      fclose(file);
+    }
+    text = line;
+  }
   const Mode mode = parse_mode(text, &number);
   const char* complaint = mode == MODE_UNKNOWN             ? "unknown mode of the test delegate"
                           : mode == MODE_NULL_WITH_MESSAGE ? "No Edge TPU device found"

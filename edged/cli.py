@@ -1,0 +1,250 @@
+"""`edged`: the command on the device. Arguments and presentation only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import orjson
+
+from edged import __version__
+from edged.config import CameraConfig, Config
+from edged.config_text import from_values, parse
+from edged.daemon import Daemon
+from edged.doctor import examine
+from edged.errors import ConfigError, EdgedError
+from edged.snapshot import take_snapshot
+from edged.systemd import Notifier, set_up_logging
+
+DEFAULT_CONFIG = "/etc/edged/edged.toml"
+OK, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 78
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        0 ok, 1 failed, 2 usage, 78 configuration.
+    """
+    try:
+        args = _parser().parse_args(arguments)
+    except SystemExit as end:  # argparse ends the process; callers of main want a number
+        return int(end.code or 0)
+    command: Callable[[argparse.Namespace], int] = args.command
+    try:
+        return command(args)
+    except ConfigError as error:
+        print(f"edged: {error.explain()}", file=sys.stderr)
+        return CONFIGURATION
+    except EdgedError as error:
+        print(f"edged: {error.explain()} ({error.reason})", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edged", description="On-device vision: camera to MQTT with TFLite models."
+    )
+    parser.add_argument("--version", action="version", version=f"edged {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the service in the foreground")
+    _source_arguments(run)
+    run.add_argument("--broker", metavar="HOST[:PORT]", help="MQTT broker (127.0.0.1:1883)")
+    run.add_argument("--device-id", metavar="ID", help="this device's name in topics")
+    run.add_argument("-v", "--verbose", action="store_true", help="log more")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check-config", help="explain every mistake in a configuration")
+    check.add_argument("file", nargs="?", help="the file to check, instead of --config")
+    _config_argument(check)
+    check.set_defaults(command=_check_config)
+
+    snapshot = commands.add_parser("snapshot", help="save one frame as the model sees it")
+    _source_arguments(snapshot)
+    snapshot.add_argument(
+        "-o", "--output", metavar="FILE", default="snapshot.png", help="PNG or JPEG (%(default)s)"
+    )
+    snapshot.add_argument("--name", metavar="CAMERA", help="which camera of the configuration")
+    snapshot.add_argument("--json", action="store_true", help="print the result as JSON")
+    snapshot.set_defaults(command=_snapshot)
+
+    doctor = commands.add_parser("doctor", help="say what is there and what is not")
+    _config_argument(doctor)
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _config_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"configuration file (default: $EDGED_CONFIG or {DEFAULT_CONFIG})",
+    )
+
+
+def _source_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_argument(parser)
+    direct = parser.add_argument_group("without a configuration file")
+    direct.add_argument(
+        "--model", metavar="FILE", help="a .tflite file, or 'belt', the bundled one"
+    )
+    direct.add_argument(
+        "--camera",
+        metavar="SOURCE",
+        help="picamera[:N] | v4l2:/dev/video0 | rtsp://... | http://... | file:clip.mp4"
+        " | images:DIR | synthetic",
+    )
+    direct.add_argument("--labels", metavar="FILE", help="label file, one label per line")
+    direct.add_argument(
+        "--accelerator", metavar="WHICH", help="auto (default), cpu, edgetpu, usb:N or pci:N"
+    )
+    direct.add_argument(
+        "--fps", type=float, metavar="N", help="frames per second; 0: as fast as the model goes"
+    )
+
+
+def _config_path(args: argparse.Namespace) -> Path:
+    return Path(args.config or os.environ.get("EDGED_CONFIG") or DEFAULT_CONFIG)
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "config_missing",
+            f"there is no configuration file {path}.",
+            advice="Give --config FILE, or run without one: --model FILE --camera SOURCE.",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError("config_unreadable", f"cannot read {path}: {error}.") from error
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(error.reason, f"{path}:\n{error}") from error
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """Return the configuration that the arguments name: a file, or model and camera directly."""
+    if args.model is None and args.camera is None:
+        given = [name for name in ("labels", "accelerator", "fps") if getattr(args, name)]
+        if given:
+            raise ConfigError(
+                "config_invalid", f"--{given[0]} goes with --model and --camera only."
+            )
+        return _read_config(_config_path(args))
+    if args.config is not None:
+        raise ConfigError("config_invalid", "--config and --model/--camera exclude each other.")
+    if args.model is None or args.camera is None:
+        raise ConfigError("config_invalid", "--model and --camera go together: give both.")
+    model: dict[str, object] = {"name": _slug(Path(args.model).stem), "factory": args.model}
+    camera: dict[str, object] = {"name": "cam", "source": args.camera, "model": model["name"]}
+    for name, table in (("labels", model), ("accelerator", model), ("fps", camera)):
+        if getattr(args, name) is not None:
+            table[name] = getattr(args, name)
+    values: dict[str, object] = {
+        "model": [model],
+        "camera": [camera],
+        "state_dir": _xdg("XDG_STATE_HOME", Path.home() / ".local/state"),
+        "runtime_dir": _xdg("XDG_RUNTIME_DIR", Path(f"/tmp/edged-{os.getuid()}")),  # noqa: S108  # per user
+    }
+    if getattr(args, "broker", None):
+        values["mqtt"] = _broker(args.broker)
+    if getattr(args, "device_id", None):
+        values["device_id"] = args.device_id
+    return from_values(values)
+
+
+def _slug(stem: str) -> str:
+    slug = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64]
+    return slug or "model"
+
+
+def _xdg(variable: str, default: Path) -> str:
+    return str(Path(os.environ.get(variable) or default) / "edged")
+
+
+def _broker(text: str) -> dict[str, object]:
+    # [::1]:1883, ::1, host:1883, host
+    bracketed = re.fullmatch(r"\[(.+)\](?::(.+))?", text)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2] or ""
+    elif text.count(":") == 1:
+        host, port = text.split(":")
+    else:
+        host, port = text, ""
+    if port and not (port.isascii() and port.isdigit()):
+        raise ConfigError("config_invalid", f"--broker: {port!r} is no port number.")
+    return {"host": host, **({"port": int(port)} if port else {})}
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = _config(args)
+    set_up_logging(verbose=args.verbose)
+    direct = args.model is not None
+    reload = None if direct else lambda: _read_config(_config_path(args))
+    return Daemon(config, reload, Notifier()).run()
+
+
+def _check_config(args: argparse.Namespace) -> int:
+    path = Path(args.file) if args.file else _config_path(args)
+    config = _read_config(path)
+    cameras = ", ".join(f"{camera.name} ({camera.model})" for camera in config.camera)
+    print(f"{path}: ok. Cameras and their models: {cameras}.")
+    return OK
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    config = _config(args)
+    camera = _camera(config, args.name)
+    model = next(model for model in config.model if model.name == camera.model)
+    taken = take_snapshot(camera, model, Path(args.output), config.edgetpu_library)
+    if args.json:
+        print(orjson.dumps(taken.to_dict()).decode())
+    else:
+        print(taken.describe())
+    return OK
+
+
+def _camera(config: Config, name: str | None) -> CameraConfig:
+    if name is None:
+        return config.camera[0]
+    for camera in config.camera:
+        if camera.name == name:
+            return camera
+    names = ", ".join(camera.name for camera in config.camera)
+    raise ConfigError("camera_unknown", f"there is no camera '{name}' (there is: {names}).")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    path = _config_path(args)
+    config: Config | None = None
+    problem = ""
+    try:
+        config = _read_config(path)
+    except ConfigError as error:
+        # Without a file the machine is examined all the same; a wrong one is a finding.
+        if error.reason != "config_missing" or args.config:
+            problem = error.explain()
+    findings = examine(config, str(path), problem)
+    if args.json:
+        print(orjson.dumps([finding.to_dict() for finding in findings]).decode())
+    else:
+        for finding in findings:
+            print(finding.line())
+    return FAILED if any(finding.level == "fail" for finding in findings) else OK

@@ -1,0 +1,151 @@
+"""What the daemon says about itself: snapshots of the running parts as wire values."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+from edged import __version__
+from edged.board import board_name, temperatures_c
+from edged.config import Config
+from edged.inference.edgetpu import list_edgetpus
+from edged.inference.interpreter import installed_runtimes
+from edged.mqtt.status import SessionStatus
+from edged.mqtt.messages import (
+    BrokerStats,
+    CameraInfo,
+    CameraStats,
+    DeviceInfo,
+    ModelInfo,
+    ModelState,
+    Stats,
+    Versions,
+    VersionState,
+)
+from edged.pipeline.capture import CaptureWorker
+from edged.pipeline.inference import Lane
+from edged.pipeline.modelslot import ModelSlot
+
+
+def model_info(slot: ModelSlot, requested: str) -> ModelInfo:
+    """Describe a model as it runs, or why it does not."""
+    servable, trouble = slot.current, slot.trouble
+    reason, detail = (trouble.reason, trouble.detail) if trouble else ("", "")
+    if servable is None:
+        return ModelInfo(slot.name, "", "", "", "", "", requested, reason or "loading", detail)
+    if not reason and servable.fallback is not None:
+        reason, detail = servable.fallback.reason, servable.fallback.explain()
+    return ModelInfo(
+        name=slot.name,
+        version=servable.id.version,
+        sha256=servable.id.sha256,
+        kind=servable.kind,
+        runtime=f"{servable.runtime.name} {servable.runtime.version}",
+        accelerator=servable.accelerator,
+        requested_accelerator=requested,
+        reason=reason,
+        detail=detail,
+    )
+
+
+def device_info(
+    config: Config,
+    slots: Mapping[str, ModelSlot],
+    captures: Iterable[CaptureWorker],
+    last_stop: str,
+) -> DeviceInfo:
+    """Describe the device: what it is, what it sees with, what it runs."""
+    return DeviceInfo(
+        versions=Versions(
+            __version__,
+            platform.python_version(),
+            ", ".join(f"{runtime.name} {runtime.version}" for runtime in installed_runtimes()),
+        ),
+        board=board_name(),
+        accelerators=tuple(f"{device.bus}:{device.node}" for device in list_edgetpus()),
+        cameras=tuple(
+            CameraInfo(
+                worker.config.name,
+                worker.config.source,
+                worker.state.state,
+                worker.state.reason,
+                worker.state.detail,
+            )
+            for worker in captures
+        ),
+        models=tuple(model_info(slots[model.name], model.accelerator) for model in config.model),
+        groups=config.groups,
+        last_stop=last_stop,
+    )
+
+
+def model_state(slot: ModelSlot) -> ModelState:
+    """Describe the versions of a model."""
+    servable = slot.current
+    if servable is None:
+        return ModelState(slot.name)
+    active = VersionState(servable.id.version, servable.id.sha256, servable.loaded_s)
+    return ModelState(slot.name, active=active)
+
+
+class StatsReporter:
+    """Makes one `stats` message per interval out of counters that only grow.
+
+    Args:
+        lanes: one per camera.
+    """
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self._lanes = tuple(lanes)
+        self._began_s = self._last_s = time.monotonic()
+        self._before: dict[str, tuple[int, int, int]] = {}
+
+    def take(self, session: SessionStatus) -> Stats:
+        """Return the stats since the last call, and begin a new interval."""
+        now_s = time.monotonic()
+        elapsed_s = max(now_s - self._last_s, 1e-3)
+        self._last_s = now_s
+        return Stats(
+            t=time.time(),
+            uptime_s=now_s - self._began_s,
+            cameras=tuple(self._camera(lane, elapsed_s) for lane in self._lanes),
+            mqtt=BrokerStats(
+                reconnects=session.reconnects,
+                queued=session.queued,
+                in_flight=session.in_flight,
+                dropped=asdict(session.dropped),
+            ),
+            temperatures=temperatures_c(),
+        )
+
+    def _camera(self, lane: Lane, elapsed_s: float) -> CameraStats:
+        counters = lane.counters
+        totals = (counters.captured, counters.inferred, counters.published)
+        before = self._before.get(lane.camera, (0, 0, 0))
+        self._before[lane.camera] = totals
+        captured, inferred, published = (
+            (now - then) / elapsed_s for now, then in zip(totals, before, strict=True)
+        )
+        stats = CameraStats(
+            name=lane.camera,
+            model=lane.model.name,
+            captured_per_s=captured,
+            inferred_per_s=inferred,
+            published_per_s=published,
+            captured=counters.captured,
+            replaced=counters.replaced,
+            no_model=counters.no_model,
+            inferred=counters.inferred,
+            published=counters.published,
+            withheld=counters.withheld,
+            overrun=counters.overrun,
+            reconnects=counters.reconnects,
+            errors=dict(counters.errors),
+            invoke_ms=counters.invoke.percentiles_ms(),
+            latency_ms=counters.latency.percentiles_ms(),
+        )
+        counters.invoke.clear()
+        counters.latency.clear()
+        return stats

@@ -1,0 +1,110 @@
+"""One frame as the model sees it, and what the model says about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edged.camera.source import open_camera
+from edged.config import CameraConfig, ModelConfig
+from edged.errors import StoreError
+from edged.inference.preprocess import Preprocessor
+from edged.inference.servable import load_servable
+from edged.prediction import Classes, FoundObject, Result, ScoredClass
+
+# A live camera's first pictures are dark or tinted until exposure and white balance settle.
+_SETTLE_S = 1.0
+_LIVE = ("picamera", "v4l2")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A saved frame.
+
+    Attributes:
+        path: the file written.
+        camera: width and height of the camera's image, pixels.
+        model_input: width and height of what was saved, pixels.
+        result: what the model says.
+    """
+
+    path: Path
+    camera: tuple[int, int]
+    model_input: tuple[int, int]
+    result: Result
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it for JSON."""
+        return {
+            "file": str(self.path),
+            "camera": list(self.camera),
+            "model_input": list(self.model_input),
+            "results": [
+                {"label": line.label, "score": round(line.score, 4)} for line in self._lines()
+            ],
+        }
+
+    def describe(self) -> str:
+        """Return it for people."""
+        seen = (
+            f"{self.path}: {self.model_input[0]} x {self.model_input[1]} as the model sees it,"
+            f" from a camera image of {self.camera[0]} x {self.camera[1]}"
+        )
+        found = [f"  {line.score:.3f}  {line.label}" for line in self._lines()]
+        return "\n".join([seen, *(found or ["  nothing found"])])
+
+    def _lines(self) -> Sequence[ScoredClass | FoundObject]:
+        result = self.result
+        return result.classes if isinstance(result, Classes) else result.objects
+
+
+def take_snapshot(
+    camera_config: CameraConfig, model_config: ModelConfig, output: Path, edgetpu_library: str
+) -> Snapshot:
+    """Save one frame as the model sees it.
+
+    Args:
+        camera_config: which camera; it must not be in use.
+        model_config: whose input.
+        output: .png or .jpg.
+        edgetpu_library: as in the configuration.
+
+    Raises:
+        CameraError: no frame.
+        ValidationError, AcceleratorError: no model.
+        StoreError: `snapshot_not_written`.
+    """
+    servable = load_servable(model_config, edgetpu_library=edgetpu_library)
+    camera = open_camera(camera_config)
+    try:
+        picture = camera.read(camera_config.stall_s)
+        if camera_config.source.partition(":")[0] in _LIVE:
+            settled_s = time.monotonic() + _SETTLE_S
+            while time.monotonic() < settled_s:
+                picture = camera.read(camera_config.stall_s)
+        preprocessor = Preprocessor(servable.input, camera_config.rotate)
+        tensor = next(preprocessor.slots())
+        preprocessor.write(picture.image, picture.color, tensor)
+        height, width = picture.image.shape[:2]
+        view = preprocessor.view(picture.image, picture.color)
+        result = servable.decode(servable.infer(tensor), preprocessor.geometry(height, width))
+    finally:
+        camera.close()
+        servable.close()
+    bgr = view[:, :, ::-1] if servable.input.color == "rgb" else view
+    try:
+        written = cv2.imwrite(str(output), np.ascontiguousarray(bgr))
+    except cv2.error:
+        written = False
+    if not written:
+        raise StoreError(
+            "snapshot_not_written",
+            f"cannot write {output}.",
+            advice="The name must end in .png or .jpg, and its directory must be writable.",
+        )
+    return Snapshot(output, (width, height), (view.shape[1], view.shape[0]), result)

@@ -1,0 +1,156 @@
+"""A device: the real daemon in a process of its own, with a service manager that listens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from sim.broker import wait_for
+
+BELT = """
+[[model]]
+name = "belt"
+factory = "belt"
+
+[[camera]]
+name = "front"
+source = "synthetic"
+model = "belt"
+"""
+
+
+class Device:
+    """Runs `edged run`.
+
+    Args:
+        folder: for configuration, state and log.
+        port: of the broker on loopback.
+        body: models and cameras, TOML; None to start without a configuration file.
+        arguments: for `edged run` instead of `--config`.
+        top: keys for the top of the file; `mqtt`: keys for its table.
+        environment: added to the process's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        body: str = BELT,
+        *,
+        arguments: list[str] | None = None,
+        top: str = "",
+        mqtt: str = "stats_s = 1",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.config = folder / "edged.toml"
+        self.notices: list[str] = []
+        self._port, self._top, self._mqtt = port, top, mqtt
+        self._arguments = arguments or ["--config", str(self.config)]
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._listener: threading.Thread | None = None
+        self.write(body)
+
+    def write(self, body: str) -> None:
+        """Write the configuration file."""
+        self.config.write_text(
+            f'device_id = "dut"\nstate_dir = "{self.folder}/state"\n'
+            f'runtime_dir = "{self.folder}/run"\n{self._top}\n'
+            f'[mqtt]\nhost = "127.0.0.1"\nport = {self._port}\n{self._mqtt}\n{body}'
+        )
+
+    def start(self) -> Device:
+        address = self.folder / "notify"
+        address.unlink(missing_ok=True)
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        manager.bind(str(address))
+        self._listener = threading.Thread(target=self._listen, args=(manager,), daemon=True)
+        self._listener.start()
+        environment = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(address),
+            "XDG_STATE_HOME": str(self.folder / "xdg-state"),
+            "XDG_RUNTIME_DIR": str(self.folder / "xdg-run"),
+            **self._environment,
+        }
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edged", "run", *self._arguments],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def _listen(self, manager: socket.socket) -> None:
+        with manager:
+            while True:
+                notice = manager.recv(4096).decode()
+                if notice == "END":
+                    return
+                self.notices.append(notice)
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "edged.log"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def wait_ready(self, times: int = 1) -> Device:
+        wait_for(
+            f"READY {times} time(s); log:\n{self.log}",
+            lambda: self.notices.count("READY=1") >= times or self.process.poll() is not None,
+        )
+        assert self.process.poll() is None, self.log
+        return self
+
+    def pings(self) -> int:
+        return self.notices.count("WATCHDOG=1")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait_end(self, limit_s: float = 15.0) -> int:
+        """Wait until the process ends; return its exit status."""
+        code = self.process.wait(limit_s)
+        self._hush()
+        return code
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM; return exit status and seconds until the end."""
+        began_s = time.monotonic()
+        self.signal(signal.SIGTERM)
+        code = self.wait_end()
+        return code, time.monotonic() - began_s
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait_end()
+
+    def close(self) -> None:
+        """Whatever state it is in: no process is left."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        self._hush()
+
+    def _hush(self) -> None:
+        if self._listener is not None and self._listener.is_alive():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"END", str(self.folder / "notify"))
+            self._listener.join(5.0)

@@ -1,0 +1,280 @@
+"""The commands, called as a person would, in this process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import orjson
+import pytest
+from sim import models
+
+from edged import __version__
+from edged.cli import main
+from edged.inference.edgetpu import EdgeTpu
+
+GOOD = """
+[[model]]
+name = "belt"
+factory = "belt"
+
+[[camera]]
+name = "front"
+source = "synthetic"
+model = "belt"
+"""
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    path = tmp_path / "edged.toml"
+    path.write_text(f'state_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n{GOOD}')
+    return path
+
+
+# check-config
+
+
+def test_a_good_configuration(config, capsys) -> None:
+    assert main(["check-config", str(config)]) == 0
+    assert "front (belt)" in capsys.readouterr().out
+    assert main(["check-config", "--config", str(config)]) == 0
+
+
+def test_the_shipped_example_is_good(capsys) -> None:
+    example = Path(__file__).parents[1] / "config" / "edged.toml"
+
+    assert main(["check-config", str(example)]) == 0
+
+
+def test_every_mistake_is_explained_at_once(config, capsys) -> None:
+    config.write_text(GOOD.replace("source", "sorce") + "fps = 'fast'\n[mqtt]\nhots = 'x'\n")
+
+    assert main(["check-config", str(config)]) == 78
+
+    said = capsys.readouterr().err
+    assert f"edged: {config}" in said
+    for words in ("line 8", "did you mean 'source'", "line 10", "fps", "line 12", "'host'"):
+        assert words in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "model"),
+        (b"\xff\xfe\x00", "line 1"),
+        (b"[mqtt", "line 1"),
+        (GOOD.encode() + "name = 'ä'\n".encode("latin-1"), "line 10"),
+    ],
+)
+def test_files_that_are_no_configuration(config, capsys, content, words) -> None:
+    config.write_bytes(content)
+
+    assert main(["check-config", str(config)]) == 78
+    assert words in capsys.readouterr().err
+
+
+def test_no_file_and_a_directory(tmp_path, capsys) -> None:
+    assert main(["check-config", str(tmp_path / "none.toml")]) == 78
+    assert main(["check-config", str(tmp_path)]) == 78
+    assert main(["check-config", "a\0b"]) == 78
+    assert "no configuration file" in capsys.readouterr().err
+
+
+def test_the_environment_names_the_file(config, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("EDGED_CONFIG", str(config))
+
+    assert main(["check-config"]) == 0
+
+
+# snapshot
+
+
+def test_a_snapshot_is_what_the_model_sees(tmp_path, capsys) -> None:
+    """Red above blue, turned clockwise, in the model's size and order."""
+    image = np.zeros((80, 60, 3), np.uint8)
+    image[:40] = (0, 0, 255)
+    image[40:] = (255, 0, 0)
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    path = models.write(tmp_path / "m.tflite", models.classifier(size=(32, 32)))
+    config = tmp_path / "edged.toml"
+    config.write_text(
+        f'[[model]]\nname = "m"\nfactory = "{path}"\n'
+        f'[[camera]]\nname = "a"\nsource = "images:{tmp_path}/in.png"\nmodel = "m"\nrotate = 90\n'
+    )
+    out = tmp_path / "out.png"
+
+    assert main(["snapshot", "--config", str(config), "-o", str(out)]) == 0
+
+    seen = cv2.imread(str(out))
+    assert seen.shape == (32, 32, 3)
+    assert seen[16, 4].tolist() == [255, 0, 0]  # the lower half is on the left now
+    assert seen[16, 28].tolist() == [0, 0, 255]
+    assert "32 x 32" in capsys.readouterr().out
+
+
+def test_a_snapshot_without_a_configuration_as_json(tmp_path, capsys) -> None:
+    arguments = ["snapshot", "--model", "belt", "--camera", "synthetic"]
+    arguments += ["-o", str(tmp_path / "s.jpg"), "--json"]
+
+    assert main(arguments) == 0
+
+    taken = orjson.loads(capsys.readouterr().out)
+    assert taken["model_input"] == [96, 96]
+    assert len(taken["results"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--model", "belt", "--camera", "synthetic", "-o", "/nowhere/x.png"], 1, "not_written"),
+        (["--model", "belt", "--camera", "synthetic", "-o", "x.doc"], 1, "not_written"),
+        (["--model", "belt", "--camera", "images:/nowhere"], 1, "camera_"),
+        (["--model", "belt", "--camera", "v4l2:/dev/video99"], 1, "camera_not_found"),
+        (["--model", "belt", "--camera", "picamera"], 1, "camera_runtime_missing"),
+        (["--model", "/nowhere.tflite", "--camera", "synthetic"], 1, "model_missing"),
+        (["--model", "belt"], 78, "--camera"),
+        (["--camera", "synthetic"], 78, "--model"),
+        (["--labels", "x"], 78, "--labels"),
+        (["--model", "belt", "--camera", "synthetic", "--fps", "-1"], 78, "fps"),
+        (["--model", "belt", "--camera", "synthetic", "--accelerator", "gpu"], 78, "accelerator"),
+        (["--model", "belt", "--camera", "synthetic", "--config", "x"], 78, "exclude"),
+    ],
+)
+def test_what_goes_wrong_is_said(tmp_path, monkeypatch, capsys, arguments, code, words) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["snapshot", *arguments]) == code
+
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_camera_of_the_configuration(config, capsys) -> None:
+    assert main(["snapshot", "--config", str(config), "--name", "back"]) == 78
+    assert "there is: front" in capsys.readouterr().err
+
+
+# doctor
+
+
+def doctor(capsys, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
+    code = main(["doctor", *arguments, "--json"])
+    found = orjson.loads(capsys.readouterr().out)
+    return code, {finding["topic"]: finding for finding in found}
+
+
+def test_doctor_in_plain_words(config, capsys) -> None:
+    main(["doctor", "--config", str(config)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.split()[0] in ("ok", "warn", "fail") for line in lines)
+    assert any("litert" in line for line in lines)
+
+
+def test_doctor_with_all_in_order(config, broker, capsys) -> None:
+    config.write_text(config.read_text() + f"[mqtt]\nport = {broker.port}\n")
+
+    code, found = doctor(capsys, "--config", str(config))
+
+    assert code == 0, found
+    assert found["broker"]["level"] == "ok"
+    assert found["model belt"]["words"].startswith("classification, 4 classes, 96 x 96, on cpu")
+    assert found["cam front"]["level"] == "ok"
+    assert found["state_dir"]["level"] == "ok"
+    assert found["disk"]["level"] in ("ok", "warn")
+
+
+def test_doctor_finds_what_is_wrong(tmp_path, free_port, capsys) -> None:
+    config = tmp_path / "edged.toml"
+    config.write_text(
+        f'state_dir = "{tmp_path}"\nruntime_dir = "{config}/run"\n[mqtt]\nport = {free_port}\n'
+        f'[[model]]\nname = "m"\nfactory = "{tmp_path}/none.tflite"\n'
+        + "".join(
+            f'[[camera]]\nname = "c{i}"\nsource = "{source}"\nmodel = "m"\n'
+            for i, source in enumerate(
+                (
+                    "v4l2:/dev/video99",
+                    "picamera",
+                    "images:/nowhere",
+                    f"rtsp://user:secret@127.0.0.1:{free_port}/1",
+                )
+            )
+        )
+    )
+
+    code, found = doctor(capsys, "--config", str(config))
+
+    assert code == 1
+    expected = {
+        "broker": "broker_unreachable",
+        "model m": "model_missing",
+        "cam c0": "camera_not_found",
+        "cam c1": "camera_runtime_missing",
+        "cam c2": "camera_not_found",
+        "cam c3": "camera_unreachable",
+        "runtime_dir": "not_writable",
+    }
+    assert expected == {
+        topic: finding["reason"] for topic, finding in found.items() if finding["level"] == "fail"
+    }
+    assert "secret" not in str(found)
+
+
+def test_doctor_without_a_configuration(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("EDGED_CONFIG", str(tmp_path / "none.toml"))
+    _, found = doctor(capsys)
+    assert found["config"]["reason"] == "config_missing"
+
+    code, found = doctor(capsys, "--config", str(tmp_path / "none.toml"))
+    assert (code, found["config"]["level"]) == (1, "fail")
+
+
+def test_doctor_and_the_edge_tpu(config, capsys, monkeypatch) -> None:
+    def plug(*devices: EdgeTpu) -> None:
+        monkeypatch.setattr("edged.doctor.list_edgetpus", lambda: devices)
+
+    plug(EdgeTpu("usb", "/dev/bus/usb/001/004", accessible=False))
+    code, _ = doctor(capsys, "--config", str(config))
+    assert code == 1
+    main(["doctor", "--config", str(config)])
+    said = capsys.readouterr().out
+    assert "plugdev" in said
+    assert "libedgetpu1-std" in said
+
+    # The service may be using it: a second process that opens it would end the first.
+    plug(EdgeTpu("pci", "/dev/apex_0", accessible=True))
+    _, found = doctor(capsys, "--config", str(config))
+    assert found["model belt"]["reason"] == "not_tried"
+
+
+def test_doctor_knows_the_impostor(config, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("edged.doctor.pycoral_state", lambda: "impostor")
+
+    _, found = doctor(capsys, "--config", str(config))
+
+    assert found["pycoral"]["reason"] == "pycoral_impostor"
+
+
+# The program
+
+
+def test_version_and_usage(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"edged {__version__}"
+    assert main([]) == 2
+    assert main(["fly"]) == 2
+    assert main(["--help"]) == 0
+
+
+def test_a_reader_that_goes_away_is_no_error_to_shout_about(config) -> None:
+    program = f"{sys.executable} -m edged doctor --config {config} | head -1"
+    done = subprocess.run(
+        ["/bin/sh", "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

@@ -1,0 +1,481 @@
+"""The whole daemon against a real broker: what a subscriber sees, whatever goes wrong."""
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import orjson
+import pytest
+from sim import models
+from sim.broker import Broker, Subscriber, wait_for
+from sim.delegate import MODE_VARIABLE, delegate_or_skip
+from sim.device import BELT, Device
+from sim.tcp import Silence
+
+pytestmark = pytest.mark.broker
+
+P = "edged/dut"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Device]]:
+    """Makes devices that are gone after the test."""
+    made: list[Device] = []
+
+    def factory(port: int, body: str = BELT, **settings) -> Device:
+        device = Device(tmp_path / f"device{len(made)}", port, body, **settings)
+        made.append(device)
+        return device
+
+    yield factory
+    for device in made:
+        device.close()
+
+
+@pytest.fixture
+def subscriber(broker: Broker) -> Iterator[Subscriber]:
+    listening = Subscriber(broker.port, f"{P}/#").connect()
+    yield listening
+    listening.close()
+
+
+def predictions(subscriber: Subscriber, camera: str = "front") -> list[dict]:
+    return [orjson.loads(payload) for payload in subscriber.of(f"{P}/prediction/{camera}")]
+
+
+def last(subscriber: Subscriber, topic: str) -> dict:
+    payloads = [payload for payload in subscriber.of(f"{P}/{topic}") if payload]
+    return orjson.loads(payloads[-1]) if payloads else {}
+
+
+def camera_info(subscriber: Subscriber) -> dict:
+    return (last(subscriber, "info").get("cameras") or [{}])[0]
+
+
+def model_info(subscriber: Subscriber) -> dict:
+    return (last(subscriber, "info").get("models") or [{}])[0]
+
+
+def model_and_camera(
+    path: Path, source: str = "synthetic", model: str = "", camera: str = ""
+) -> str:
+    return (
+        f'[[model]]\nname = "m"\nfactory = "{path}"\n{model}\n'
+        f'[[camera]]\nname = "front"\nsource = "{source}"\nmodel = "m"\n{camera}\n'
+    )
+
+
+def test_the_main_job(broker, subscriber, make) -> None:
+    """Camera to MQTT: everything of the wire table that this device says."""
+    device = make(broker.port).start().wait_ready()
+    wait_for("predictions", lambda: len(predictions(subscriber)) >= 10)
+    wait_for("stats", lambda: last(subscriber, "stats"))
+
+    seen = predictions(subscriber)
+    first = seen[0]
+    assert list(first) == [
+        "schema", "boot", "seq", "frame", "t", "camera", "model", "version", "sha256", "ms",
+        "classes",
+    ]  # fmt: skip
+    assert first["schema"] == 1
+    assert re.fullmatch(r"[0-9a-f]{8}", first["boot"])
+    assert first["version"] == f"0.0.0-factory-{first['sha256']}"
+    assert abs(first["t"] - time.time()) < 30
+    assert [p["seq"] for p in seen] == list(range(1, len(seen) + 1))
+    assert {p["classes"][0]["label"] for p in seen} <= {"empty", "fine", "scratched", "no cap"}
+    info = last(subscriber, "info")
+    assert info["cameras"][0]["state"] == "streaming"
+    assert info["models"][0]["accelerator"] == "cpu"
+    assert info["last_stop"] == "first_start_since_boot"
+    model = last(subscriber, "model/belt")
+    assert model["active"]["version"] == first["version"]
+    assert model["active"]["sha256"].startswith(first["sha256"])
+    stats = last(subscriber, "stats")["cameras"][0]
+    assert stats["published"] > 0
+    assert stats["invoke_ms"]["p50"] > 0
+    code, _ = device.stop()
+    assert code == 0
+    assert subscriber.of(f"{P}/available")[-1] == b"offline"
+
+
+def test_retained_state_greets_a_late_subscriber(broker, make) -> None:
+    make(broker.port).start().wait_ready()
+    time.sleep(1.0)
+    late = Subscriber(broker.port, f"{P}/#").connect()
+    try:
+        wait_for("online", lambda: late.of(f"{P}/available") == [b"online"])
+        assert last(late, "info")["cameras"]
+        assert last(late, "model/belt")["active"]
+    finally:
+        late.close()
+
+
+def test_sigterm_ends_within_two_seconds(broker, subscriber, make) -> None:
+    device = make(broker.port).start().wait_ready()
+    wait_for("predictions", lambda: predictions(subscriber))
+
+    code, seconds = device.stop()
+
+    assert (code, "STOPPING=1" in device.notices) == (0, True)
+    assert seconds < 2.0, device.log
+    assert "Traceback" not in device.log
+    assert make(broker.port)  # the folder is another one
+    again = Device(device.folder, broker.port).start().wait_ready()
+    try:
+        wait_for("why", lambda: last(subscriber, "info").get("last_stop") == "sigterm")
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize("trouble", ["no_broker", "black_hole", "no_camera", "hung_invoke"])
+def test_sigterm_ends_within_two_seconds_in_any_trouble(
+    request, broker, free_port, tmp_path, make, trouble
+) -> None:
+    port, body, settings = broker.port, BELT, {}
+    if trouble == "no_broker":
+        port = free_port
+    elif trouble == "black_hole":
+        silence = Silence(swallow=True)
+        request.addfinalizer(silence.close)
+        port = silence.port
+    elif trouble == "no_camera":
+        body = BELT.replace("synthetic", "v4l2:/dev/video99")
+    else:
+        library = delegate_or_skip(tmp_path)
+        path = models.write(tmp_path / "m_edgetpu.tflite", models.edgetpu_custom_op())
+        body = model_and_camera(path, model='accelerator = "edgetpu"')
+        settings["top"] = f'edgetpu_library = "{library}"'
+        settings["environment"] = {MODE_VARIABLE: "hang_after:3"}
+    device = make(port, body, **settings).start().wait_ready()
+    time.sleep(1.0)
+
+    code, seconds = device.stop()
+
+    assert code == 0, device.log
+    assert seconds < 2.0, device.log
+    assert "Traceback" not in device.log
+
+
+def test_killed_the_will_says_offline_and_the_next_start_says_crash(
+    broker, subscriber, make
+) -> None:
+    device = make(broker.port).start().wait_ready()
+    wait_for("online", lambda: subscriber.of(f"{P}/available")[-1:] == [b"online"])
+    device.kill()
+    wait_for("offline", lambda: subscriber.of(f"{P}/available")[-1] == b"offline")
+
+    again = Device(device.folder, broker.port).start().wait_ready()
+    try:
+        wait_for("why", lambda: last(subscriber, "info").get("last_stop") == "crash")
+    finally:
+        again.close()
+
+
+def test_the_broker_is_killed_and_restarted_and_nothing_is_lost(broker, make) -> None:
+    before = Subscriber(broker.port, f"{P}/#").connect()
+    device = make(broker.port).start().wait_ready()
+    wait_for("predictions", lambda: len(predictions(before)) >= 5)
+    broker.kill()
+    time.sleep(1.0)
+    broker.start()
+    before.connect()
+    count = len(predictions(before))
+    wait_for("predictions again", lambda: len(predictions(before)) >= count + 40, 25.0)
+    wait_for("info again", lambda: before.of(f"{P}/available")[-1] == b"online")
+    before.close()
+
+    seqs = [p["seq"] for p in predictions(before)]
+    # The subscriber may have been later than the device: what it saw after is without a hole.
+    after = seqs[count:]
+    assert after == sorted(after)
+    assert set(range(after[0], after[-1] + 1)) == set(after)
+    assert device.process.poll() is None
+
+
+def test_a_broker_that_is_absent_at_the_start(make, free_port, tmp_path) -> None:
+    device = make(free_port).start().wait_ready()
+    time.sleep(1.5)  # predictions pile up
+    (tmp_path / "late").mkdir()
+    broker = Broker(tmp_path / "late", port=free_port).start()
+    late = Subscriber(free_port, f"{P}/#").connect()
+    try:
+        wait_for("predictions", lambda: len(predictions(late)) > 30, 25.0)
+        seqs = [p["seq"] for p in predictions(late)]
+        assert seqs == sorted(seqs)
+        assert "broker" in "".join(device.notices)
+    finally:
+        late.close()
+        device.close()
+        broker.stop()
+
+
+def test_a_broker_that_refuses(tmp_path, make) -> None:
+    (tmp_path / "strict").mkdir()
+    broker = Broker(tmp_path / "strict", users={"edged": "right"}).start()
+    try:
+        (tmp_path / "password").write_text("wrong\n")
+        mqtt = f'username = "edged"\npassword_file = "{tmp_path}/password"'
+        device = make(broker.port, mqtt=mqtt).start().wait_ready()
+        wait_for(
+            "the reason in the status",
+            lambda: any("broker_refused" in notice for notice in device.notices),
+        )
+        assert device.process.poll() is None
+        (tmp_path / "password").write_text("right\n")
+        wait_for("connected", lambda: "broker connected" in device.notices[-1] + "".join(
+            notice for notice in device.notices if notice.startswith("STATUS")
+        ), 25.0)  # fmt: skip
+    finally:
+        broker.stop()
+
+
+def test_a_camera_appears_late_goes_away_and_comes_back(broker, subscriber, make, tmp_path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    path = models.write(tmp_path / "m.tflite", models.classifier())
+    body = model_and_camera(path, f"images:{folder}", camera="fps = 20")
+    make(broker.port, body).start().wait_ready()
+    wait_for("the reason", lambda: camera_info(subscriber).get("reason") == "camera_no_images")
+    assert camera_info(subscriber)["state"] == "waiting"
+
+    cv2.imwrite(str(folder / "red.png"), np.full((40, 40, 3), (0, 0, 255), np.uint8))
+    wait_for("streaming", lambda: camera_info(subscriber).get("state") == "streaming", 20.0)
+    wait_for("predictions", lambda: predictions(subscriber))
+    assert predictions(subscriber)[-1]["classes"][0]["label"] == "class 0"
+
+    (folder / "red.png").unlink()
+    wait_for("gone", lambda: camera_info(subscriber).get("reason") == "camera_no_images", 20.0)
+    cv2.imwrite(str(folder / "blue.png"), np.full((40, 40, 3), (255, 0, 0), np.uint8))
+    wait_for(
+        "blue",
+        lambda: predictions(subscriber)[-1]["classes"][0]["label"] == "class 2",
+        20.0,
+    )
+
+
+def test_objects_on_the_wire(broker, subscriber, make, tmp_path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[30:60, 80:120] = (0, 255, 0)
+    cv2.imwrite(str(folder / "green.png"), image)
+    data = models.with_metadata(models.detector(), ["red", "green", "blue"])
+    path = models.write(tmp_path / "m.tflite", data)
+    make(broker.port, model_and_camera(path, f"images:{folder}", camera="fps = 20")).start()
+    wait_for("predictions", lambda: predictions(subscriber))
+
+    best = predictions(subscriber)[0]["objects"][0]
+    assert best["label"] == "green"
+    assert best["box"] == pytest.approx([0.5, 0.25, 0.75, 0.5], abs=0.02)
+
+
+def test_two_cameras_two_models(broker, subscriber, make, tmp_path) -> None:
+    path = models.write(tmp_path / "m.tflite", models.classifier())
+    body = BELT + (
+        f'[[model]]\nname = "colour"\nfactory = "{path}"\n'
+        '[[camera]]\nname = "side"\nsource = "synthetic"\nmodel = "colour"\nfps = 30\n'
+        'publish = { mode = "rate", per_second = 2 }\n'
+    )
+    make(broker.port, body).start().wait_ready()
+    wait_for(
+        "both",
+        lambda: len(predictions(subscriber)) > 20 and len(predictions(subscriber, "side")) > 3,
+    )
+
+    assert {p["model"] for p in predictions(subscriber)} == {"belt"}
+    assert {p["model"] for p in predictions(subscriber, "side")} == {"colour"}
+    times = [p["t"] for p in predictions(subscriber, "side")]
+    assert min(np.diff(times)) > 0.3
+
+
+def test_outputs_that_are_no_numbers_are_told_and_the_service_stays_up(
+    broker, subscriber, make, tmp_path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    path = models.write(tmp_path / "m.tflite", models.nan_classifier(only_black=True))
+    body = model_and_camera(path, f"images:{folder}", camera="fps = 20")
+    device = make(broker.port, body).start().wait_ready()
+
+    wait_for("the reason", lambda: model_info(subscriber).get("reason") == "output_not_finite")
+    cv2.imwrite(str(folder / "a.png"), np.full((40, 40, 3), 200, np.uint8))
+    wait_for("predictions", lambda: predictions(subscriber), 20.0)
+    wait_for("well again", lambda: model_info(subscriber).get("reason") == "")
+    assert device.process.poll() is None
+
+
+# Reload
+
+
+def test_reload_takes_the_new_configuration(broker, subscriber, make) -> None:
+    device = make(broker.port).start().wait_ready()
+    wait_for("predictions", lambda: predictions(subscriber))
+    device.write(BELT.replace('"front"', '"back"'))
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+
+    wait_for("the new camera", lambda: predictions(subscriber, "back"))
+    assert any(notice.startswith("RELOADING=1\nMONOTONIC_USEC=") for notice in device.notices)
+    assert subscriber.of(f"{P}/available")[-1] == b"online"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (BELT.replace("synthetic", "telescope"), "source"),
+        (BELT.replace('factory = "belt"', 'factory = "/none.tflite"'), "model_missing|no model"),
+        ("not toml at all [", "line"),
+    ],
+)
+def test_reload_of_a_wrong_configuration_changes_nothing(
+    broker, subscriber, make, body, words
+) -> None:
+    device = make(broker.port).start().wait_ready()
+    wait_for("predictions", lambda: predictions(subscriber))
+    device.write(body)
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+
+    count = len(predictions(subscriber))
+    wait_for("predictions go on", lambda: len(predictions(subscriber)) > count + 5)
+    assert re.search(words, device.log)
+    seqs = [p["seq"] for p in predictions(subscriber)]
+    assert seqs == list(range(1, len(seqs) + 1)), "not even a frame was dropped"
+
+
+# The watchdog and the Edge TPU
+
+
+@pytest.fixture
+def tpu(tmp_path) -> tuple[Path, str]:
+    """A model for the Edge TPU, and the key that names a stand-in for its library."""
+    library = delegate_or_skip(tmp_path)
+    path = models.write(tmp_path / "m_edgetpu.tflite", models.edgetpu_custom_op())
+    return path, f'edgetpu_library = "{library}"'
+
+
+def test_a_hung_invoke_withholds_the_watchdog(broker, subscriber, make, tpu) -> None:
+    path, top = tpu
+    body = model_and_camera(path, model='accelerator = "edgetpu"\ninvoke_limit_s = 0.5')
+    environment = {MODE_VARIABLE: "hang_after:10", "WATCHDOG_USEC": "2000000"}
+    device = make(broker.port, body, top=top, environment=environment).start().wait_ready()
+    wait_for("predictions", lambda: predictions(subscriber))
+    wait_for("the stuck invoke", lambda: "stuck" in device.log)
+    pings = device.pings()
+    assert pings >= 1
+    time.sleep(2.0)
+    assert device.pings() == pings
+
+
+@pytest.mark.parametrize("trouble", ["no_camera", "no_broker"])
+def test_trouble_that_a_restart_would_not_mend_keeps_the_watchdog_fed(
+    broker, free_port, make, trouble
+) -> None:
+    body = BELT.replace("synthetic", "v4l2:/dev/video99") if trouble == "no_camera" else BELT
+    port = free_port if trouble == "no_broker" else broker.port
+    device = make(port, body, environment={"WATCHDOG_USEC": "2000000"}).start().wait_ready()
+    before = device.pings()
+    wait_for("pings", lambda: device.pings() >= before + 4)
+
+
+def test_the_edge_tpu_drops_off_and_auto_goes_on_with_the_cpu(
+    broker, subscriber, make, tpu, tmp_path
+) -> None:
+    path, top = tpu
+    models.write(tmp_path / "m.tflite", models.classifier())
+    mode = tmp_path / "mode"
+    mode.write_text("invoke_error_after:20")
+    environment = {MODE_VARIABLE: f"@{mode}"}
+    device = make(broker.port, model_and_camera(path), top=top, environment=environment).start()
+    wait_for("predictions", lambda: predictions(subscriber))
+    assert last(subscriber, "info")["models"][0]["accelerator"] == "edgetpu"
+    on_tpu = predictions(subscriber)[0]["sha256"]
+    mode.write_text("no_device")  # what opening it again will find
+
+    wait_for("on the CPU", lambda: model_info(subscriber).get("accelerator") == "cpu", 20.0)
+    count = len(predictions(subscriber))
+    wait_for("predictions", lambda: len(predictions(subscriber)) > count + 5)
+
+    assert model_info(subscriber)["reason"] == "edgetpu_no_device"
+    on_cpu = predictions(subscriber)[-1]["sha256"]
+    assert on_cpu != on_tpu, "predictions name the file that made them"
+    assert last(subscriber, "model/m")["active"]["sha256"].startswith(on_cpu)
+    seqs = [p["seq"] for p in predictions(subscriber)]
+    assert seqs == list(range(1, len(seqs) + 1))
+    assert device.process.poll() is None
+
+
+def test_an_explicit_edge_tpu_drops_off_and_is_waited_for(
+    broker, subscriber, make, tpu, tmp_path
+) -> None:
+    path, top = tpu
+    mode = tmp_path / "mode"
+    mode.write_text("invoke_error_after:20")
+    body = model_and_camera(path, model='accelerator = "edgetpu"')
+    make(broker.port, body, top=top, environment={MODE_VARIABLE: f"@{mode}"}).start()
+    wait_for("predictions", lambda: predictions(subscriber))
+    mode.write_text("no_device")
+    wait_for("told", lambda: model_info(subscriber).get("reason") == "edgetpu_no_device", 20.0)
+    assert model_info(subscriber)["version"] == "", "no model runs"
+    mode.write_text("ok")
+
+    count = len(predictions(subscriber))
+    wait_for("back", lambda: len(predictions(subscriber)) > count + 25, 25.0)
+    assert model_info(subscriber)["reason"] == ""
+
+
+def test_no_edge_tpu_at_the_start_is_told_on_mqtt(broker, subscriber, make, tpu, tmp_path) -> None:
+    path, top = tpu
+    models.write(tmp_path / "m.tflite", models.classifier())
+    environment = {MODE_VARIABLE: "no_device"}
+    make(broker.port, model_and_camera(path), top=top, environment=environment).start()
+    wait_for("predictions", lambda: predictions(subscriber))
+
+    info = model_info(subscriber)
+    assert (info["accelerator"], info["requested_accelerator"]) == ("cpu", "auto")
+    assert info["reason"] == "edgetpu_no_device"
+    assert "plugged in" in info["detail"]
+
+
+# What ends at the start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--model", "belt"], 78, "--camera"),
+        (["--model", "belt", "--camera", "telescope:3"], 78, "synthetic"),
+        (["--model", "belt", "--camera", "synthetic", "--broker", "host:http"], 78, "port"),
+        (["--model", "belt", "--camera", "synthetic", "--device-id", "a/b"], 78, "device_id"),
+        (["--model", "nowhere.tflite", "--camera", "synthetic"], 1, "no model file"),
+        (["--model", "/etc/hostname", "--camera", "synthetic"], 1, "not a .tflite"),
+        (["--model", "/tmp", "--camera", "synthetic"], 1, "directory"),
+        (["--config", "/nowhere/edged.toml"], 78, "no configuration file"),
+        (["--wrong"], 2, "usage"),
+    ],
+)
+def test_a_user_s_mistake_is_explained_and_has_no_traceback(
+    make, free_port, arguments, code, words
+) -> None:
+    device = make(free_port, arguments=arguments).start()
+
+    assert device.wait_end() == code, device.log
+    assert words in device.log
+    assert "Traceback" not in device.log
+
+
+def test_without_any_file(broker, subscriber, make, shared_data) -> None:
+    arguments = ["--model", str(shared_data / "models/mobilenet_v2_1.0_224_quant.tflite")]
+    arguments += ["--camera", f"images:{shared_data}/images", "--fps", "10"]
+    arguments += ["--broker", f"127.0.0.1:{broker.port}", "--device-id", "dut"]
+    make(broker.port, arguments=arguments).start().wait_ready()
+    wait_for("predictions", lambda: len(predictions(subscriber, "cam")) >= 10)
+
+    assert {p["model"] for p in predictions(subscriber, "cam")} == {"mobilenet_v2_1-0_224_quant"}
+    tops = {p["classes"][0]["label"] for p in predictions(subscriber, "cam")}
+    assert "chickadee" in tops
