@@ -1,0 +1,128 @@
+"""The floor plan holds: a module imports only from lower floors, pure modules touch no world."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "edged"
+
+# The floors of docs/architecture.md, lowest first; a trailing dot takes a whole package.
+FLOORS = [
+    ["edged", "errors", "config_rules", "toml_lines"],
+    ["frame", "scene", "config", "inference.tensors", "toml_text"],
+    ["prediction", "camera.base", "camera.pacing", "config_words", "inference.modelfile",
+     "inference.resize", "mqtt.outbox", "mqtt.status", "pipeline.counters"],
+    ["config_text", "inference.preprocess", "mqtt.messages", "pipeline.policy"],
+    ["inference.postprocess"],
+    # From here on the world is touched: one adapter for each part of it.
+    ["board", "breadcrumb", "systemd", "camera.clock", "camera.live", "camera.v4l2",
+     "camera.imagefile", "camera.pixels", "inference.edgetpu", "mqtt.reasons", "mqtt.traffic"],
+    ["camera.paced", "camera.pirequests", "inference.interpreter", "mqtt.credentials"],
+    ["camera.images", "camera.opencv", "camera.picamera", "camera.synthetic",
+     "inference.servable", "mqtt.connection"],
+    ["camera.httpcam", "camera.videofile", "mqtt.client", "pipeline.mailbox",
+     "pipeline.modelslot"],
+    ["camera.source", "pipeline.inference", "pipeline.recovery"],
+    ["pipeline.capture", "pipeline.publisher", "snapshot"],
+    ["report"],
+    ["daemon", "doctor"],
+    ["cli", "demo"],
+    ["__main__"],
+]  # fmt: skip
+PURE = {name for floor in FLOORS[:5] for name in floor}
+WORLD = {"os", "time", "socket", "threading", "logging", "subprocess", "random", "pathlib"}
+# Heavy or hardware imports, and the one module that each lives in.
+ONLY_IN = {
+    "ai_edge_litert": {"inference.interpreter"},
+    "tflite_runtime": {"inference.interpreter"},
+    "picamera2": {"camera.picamera"},
+    "libcamera": {"camera.picamera"},
+    "systemd": {"systemd"},
+    "paho": {"mqtt.connection", "demo"},
+    "amqtt": {"demo"},
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        name = name.removesuffix(".__init__")
+        found["edged" if name == "__init__" else name] = path
+    return found
+
+
+def is_package_page(path: Path) -> bool:
+    return path.name == "__init__.py" and path.parent != PACKAGE
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            # `from edged.mqtt import reasons` names a module, `from edged.errors import X` does not.
+            found |= {
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in full_names() else module
+                for alias in node.names
+            }
+    return found
+
+
+def full_names() -> set[str]:
+    return {f"edged.{name}" for name in modules()}
+
+
+def floor_of(name: str) -> int:
+    for number, names in enumerate(FLOORS):
+        if name in names:
+            return number
+    pytest.fail(f"{name} stands on no floor: add it to FLOORS")
+
+
+CODE = {name: path for name, path in modules().items() if not is_package_page(path)}
+
+
+def test_every_module_stands_on_one_floor() -> None:
+    named = [name for floor in FLOORS for name in floor]
+
+    assert sorted(named) == sorted(CODE)
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_imports_go_down(name: str) -> None:
+    floor = floor_of(name)
+    for imported in imports(CODE[name]):
+        if imported == "edged" or not imported.startswith("edged."):
+            continue
+        below = imported.removeprefix("edged.")
+        assert floor_of(below) < floor, f"{name} imports {below}, which is not on a lower floor"
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_modules_touch_no_world(name: str) -> None:
+    roots = {imported.partition(".")[0] for imported in imports(CODE[name])}
+
+    assert roots & WORLD == set()
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_hardware_imports_live_in_one_file(name: str) -> None:
+    for imported in imports(CODE[name]):
+        root = imported.partition(".")[0]
+        if root in ONLY_IN:
+            assert name in ONLY_IN[root]
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_no_module_outgrows_its_reader(name: str) -> None:
+    assert len(CODE[name].read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_no_drawer_for_odds_and_ends(name: str) -> None:
+    assert name.rpartition(".")[2] not in {"utils", "util", "common", "helpers", "misc", "manager"}

@@ -1,0 +1,57 @@
+"""What the documents list is what the code says."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PREFIXES = re.compile(r"(camera|broker|edgetpu)_[a-z_]+")
+# Keys and names that look like reasons and are none.
+NOT_REASONS = {"camera_config", "edgetpu_library"}
+
+
+def reasons_in_code() -> set[str]:
+    found = set()
+    for path in (ROOT / "edged").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and _makes_an_error(node.func):
+                first = node.args[0]
+                if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                    found.add(first.value)
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and PREFIXES.fullmatch(node.value)
+                and path.name not in {"config.py", "config_words.py", "config_rules.py"}
+            ):
+                found.add(node.value)
+    return {slug for slug in found if re.fullmatch(r"[a-z]+(_[a-z]+)+", slug)} - NOT_REASONS
+
+
+def _makes_an_error(function: ast.expr) -> bool:
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+    return name.endswith("Error")
+
+
+def test_every_reason_is_explained_and_every_explained_one_exists() -> None:
+    page = (ROOT / "docs" / "reasons.md").read_text()
+    listed = re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE)
+
+    assert len(listed) == len(set(listed))
+    assert sorted(reasons_in_code()) == sorted(listed)
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_names_the_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+
+    for command in ("scripts/demo", "scripts/test", "edged run", "edged check-config",
+                    "edged snapshot", "edged doctor"):  # fmt: skip
+        assert command in readme
