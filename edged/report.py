@@ -12,7 +12,6 @@ from edged.board import board_name, temperatures_c
 from edged.config import Config
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.interpreter import installed_runtimes
-from edged.mqtt.status import SessionStatus
 from edged.mqtt.messages import (
     BrokerStats,
     CameraInfo,
@@ -24,6 +23,7 @@ from edged.mqtt.messages import (
     Versions,
     VersionState,
 )
+from edged.mqtt.status import SessionStatus
 from edged.pipeline.capture import CaptureWorker
 from edged.pipeline.inference import Lane
 from edged.pipeline.modelslot import ModelSlot

@@ -16,7 +16,8 @@ FLOORS = [
     ["config_text", "inference.preprocess", "mqtt.messages", "pipeline.policy"],
     ["inference.postprocess"],
     # From here on the world is touched: one adapter for each part of it.
-    ["board", "breadcrumb", "systemd", "camera.clock", "camera.live", "camera.v4l2",
+    ["camera.clock", "camera.videoio"],
+    ["board", "breadcrumb", "systemd", "camera.live", "camera.v4l2",
      "camera.imagefile", "camera.pixels", "inference.edgetpu", "mqtt.reasons", "mqtt.traffic"],
     ["camera.paced", "camera.pirequests", "inference.interpreter", "mqtt.credentials"],
     ["camera.images", "camera.opencv", "camera.picamera", "camera.synthetic",
@@ -65,7 +66,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
-            # `from edged.mqtt import reasons` names a module, `from edged.errors import X` does not.
+            # `from edged.mqtt import reasons` names a module, `... import X` a thing in one.
             found |= {
                 f"{module}.{alias.name}" if f"{module}.{alias.name}" in full_names() else module
                 for alias in node.names

@@ -138,8 +138,9 @@ def test_a_delegate_that_does_not_load_is_explained(error, devices, reason) -> N
     [
         (
             (
-                "Failed precondition: Package requires runtime version (14), which is newer than this"
-                " runtime version (13).Node number 1 (EdgeTpuDelegateForCustomOp) failed to prepare."
+                "Failed precondition: Package requires runtime version (14), which is newer than"
+                " this runtime version (13).Node number 1 (EdgeTpuDelegateForCustomOp) failed to"
+                " prepare."
             ),
             "edgetpu_library_old",
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sim import models
-from sim.camera import CameraWorld, lost, picture
+from sim.camera import CameraWorld, SimCamera, lost, picture
 
 from edged.config import CameraConfig, ModelConfig, PublishConfig
 from edged.errors import AcceleratorError, EdgedError, ValidationError
@@ -423,6 +423,26 @@ def test_a_hung_driver_is_noticed_and_a_new_worker_counts_on(monkeypatch) -> Non
     second.stop(5.0)
 
     assert numbers.next() == one.counters.captured + 1
+
+
+def test_a_slow_rate_is_no_hang(monkeypatch) -> None:
+    """A picture every two seconds from a folder, with a stall limit of half a second."""
+    monkeypatch.setattr(capture_module, "_HANG_GRACE_S", 0.05)
+
+    class Slow(SimCamera):
+        pause_s = 2.0
+
+    one = ready_lane()
+    reading = threading.Event()
+    camera = Slow(iter([lambda: (reading.set(), time.sleep(0.8), picture(1))[2]]))
+    worker = CaptureWorker(
+        camera_config(stall_s=0.5), one, lambda config: camera, FrameNumbers(), lambda: None
+    )
+    worker.start()
+    assert reading.wait(WAIT_S)
+    time.sleep(0.7)
+    assert not worker.hung()
+    worker.stop(5.0)
 
 
 def test_a_camera_without_a_model_goes_on() -> None:

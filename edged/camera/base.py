@@ -1,36 +1,84 @@
-"""What every camera promises. Pure: the adapters beside this file do the work."""
+"""What every camera promises, and how a source is named to people. Pure."""
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from edged.frame import Picture
 
+# Query keys that name a stream, not a person or a secret; every other value is hidden.
+_HARMLESS = frozenset(
+    (
+        *("action", "camera", "channel", "profile", "stream", "subtype"),
+        *("fps", "height", "quality", "resolution", "width"),
+    )
+)
+
 
 class Camera(Protocol):
-    """One open source of pictures, used by one thread.
+    """One open source of pictures, read by one thread.
 
-    A camera is made open: the constructor raises `CameraError` when the source is not there.
+    A camera is made open: the constructor raises `CameraError` when the source is not there
+    (`camera_not_found`, `camera_no_permission`, `camera_busy`, `camera_not_usable`,
+    `camera_unreachable`, `camera_no_images`, `camera_runtime_missing`). It never reopens itself
+    after an error: close it and make a new one.
     """
 
     @property
     def description(self) -> str:
-        """Source, size and rate in one line for people, e.g. `v4l2:/dev/video0 640x480 at 30/s`."""
+        """Source, size and rate in one line for people, without credentials.
+
+        For example `v4l2:/dev/video0 (HD Webcam) 640x480 YUYV at 30/s`. It may change while
+        pictures are read.
+        """
+
+    @property
+    def pause_s(self) -> float:
+        """The longest pause that `read` makes on purpose, to keep a rate; seconds."""
 
     def read(self, timeout_s: float) -> Picture:
-        """Wait for the next picture, the newest one where the source is live.
+        """Wait for the next picture: of a live source the newest, of a stored one the next.
 
         Args:
-            timeout_s: give up after this many seconds.
+            timeout_s: give up when a picture is overdue by this many seconds. The pause that a
+                file, a folder or the scene makes to keep its rate (`pause_s`) is not counted.
 
         Returns:
-            The picture; its image may be overwritten by the next call.
+            The picture. Its image may be read-only, and may be overwritten by the next call.
 
         Raises:
             CameraError: `camera_stalled` when nothing came in time, `camera_lost` when the source
-                went away, `camera_ended` when a file came to its end, `camera_bad_frame` when what
-                came is no image.
+                went away or was closed, `camera_bad_frame` when what came is no image,
+                `camera_no_images` when a folder has none left, `camera_unreachable` when a
+                web camera that is asked for each picture does not answer.
         """
 
     def close(self) -> None:
-        """Release the source. Safe to call twice, and from another thread while `read` waits."""
+        """Release the source; raises nothing, takes a few seconds at most.
+
+        Safe to call twice, and from another thread while `read` waits: that then raises
+        `camera_lost`.
+        """
+
+
+def redacted(source: str) -> str:
+    """Return a camera source or a URL without user, password and tokens, fit for logs and MQTT.
+
+    What cannot be told from a password is left out: everything up to the last `@`, fragments, and
+    the value of each query key not known to be harmless.
+    """
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", source, re.DOTALL)
+    if match is None:
+        return source
+    scheme, rest = match.groups()
+    rest = rest.rpartition("@")[2].partition("#")[0]
+    place, mark, query = rest.partition("?")
+    fields = [field.partition("=") for field in query.split("&")]
+    shown = [
+        key + equals + (value if key.lower() in _HARMLESS else "***" if value else "")
+        if equals
+        else "***"
+        for key, equals, value in fields
+    ]
+    return scheme + place + mark + ("&".join(shown) if query else "")

@@ -118,8 +118,11 @@ class CaptureWorker:
 
         Such a thread cannot be stopped; `ask_to_stop` it and start another worker.
         """
-        since = self._waiting_since_s
-        return since is not None and time.monotonic() - since > self.config.stall_s + _HANG_GRACE_S
+        since, camera = self._waiting_since_s, self._camera
+        if since is None:
+            return False
+        limit_s = self.config.stall_s + (camera.pause_s if camera else 0.0) + _HANG_GRACE_S
+        return time.monotonic() - since > limit_s
 
     def _run(self) -> None:
         wait_s = _FIRST_WAIT_S

@@ -207,15 +207,21 @@ class Subscriber:
         self._topics = topics or ("#",)
         self._qos = qos
         self._client: Client | None = None
+        self._ended = threading.Event()
         self.messages: list[Recorded] = []
         self._payloads: defaultdict[str, list[bytes]] = defaultdict(list)
 
     def connect(self) -> Subscriber:
-        self.close()
+        """Subscribe; again, once the broker has ended and all that it sent has been read."""
+        if self._client is not None:
+            assert self._ended.wait(PATIENCE_S), "the last broker is still there"
+            self.close()
+        self._ended.clear()
         ready = threading.Event()
         client = Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
         client.on_message = self._record
         client.on_subscribe = lambda *_: ready.set()
+        client.on_disconnect = lambda *_: self._ended.set()
         client.connect("127.0.0.1", self._port, 30)
         client.loop_start()
         client.subscribe([(topic, self._qos) for topic in self._topics])
@@ -247,7 +253,7 @@ class Subscriber:
             return
         client.disconnect()
         client.loop_stop()
-        client.on_message = client.on_subscribe = None
+        client.on_message = client.on_subscribe = client.on_disconnect = None
 
 
 def _user_line(name: str, password: str) -> str:

@@ -24,6 +24,7 @@ class SimCamera:
     """A camera that reads from a script; after its end it waits until it is closed."""
 
     description = "sim"
+    pause_s = 0.0
 
     def __init__(self, script: Iterator[Step]) -> None:
         self._script = script
