@@ -192,5 +192,12 @@ class CaptureWorker:
         before, self.state = self.state, CameraState(state, reason, detail, time.time())
         if (before.state, before.reason) != (state, reason):
             level = logging.INFO if state == "streaming" else logging.WARNING
-            log.log(level, "camera %s: %s", self.config.name, detail or state)
+            fields = {"camera": self.config.name, "reason": reason}
+            log.log(
+                level,
+                "camera %s: %s",
+                self.config.name,
+                detail or state,
+                extra={"fields": fields},
+            )
             self._changed()
