@@ -230,11 +230,13 @@ class Viewer:
             lines = self._lines()
         if sys.stdout.isatty():
             up = f"\x1b[{self._drawn}A" if self._drawn else ""
-            print(up + "\n".join(f"\x1b[2K{line}" for line in lines), flush=True)
+            width = shutil.get_terminal_size().columns - 1
+            print(up + "\n".join(f"\x1b[2K{line[:width]}" for line in lines), flush=True)
             self._drawn = len(lines)
         elif self._last:
             best = self._last["classes"][0]
-            print(f"{best['label']:<10} {best['score']:.2f}   {lines[-1].strip()}", flush=True)
+            figures = " ".join(line.strip() for line in lines[-2:])
+            print(f"{best['label']:<10} {best['score']:.2f}   {figures}", flush=True)
 
     def _lines(self) -> list[str]:
         head = f"edged/{_DEVICE}   {self._available}   model belt {self._model}"
@@ -244,17 +246,17 @@ class Viewer:
             f"  {line['label']:<10} {'█' * round(line['score'] * _BAR):<{_BAR}} {line['score']:.2f}"
             for line in sorted(self._last["classes"], key=lambda line: str(line["label"]))
         ]
-        return [head, *bars, self._figures()]
+        return [head, *bars, *self._figures()]
 
-    def _figures(self) -> str:
+    def _figures(self) -> tuple[str, str]:
         now_s = time.monotonic()
         rate = sum(1 for at in self._arrivals_s if now_s - at <= 2.0) / 2.0
         latency = sorted(self._latencies_ms)
+        median, p95 = latency[len(latency) // 2], latency[int(len(latency) * 0.95)]
+        seen = f"seq {self._last['seq']}, lost {self.lost}"
         return (
-            f"  {rate:5.1f} predictions/s   invoke {self._last['ms']:.2f} ms"
-            f"   capture to subscriber {latency[len(latency) // 2]:.1f} ms median,"
-            f" {latency[int(len(latency) * 0.95)]:.1f} ms p95   seq {self._last['seq']},"
-            f" lost {self.lost}"
+            f"  {rate:.1f} predictions/s   invoke {self._last['ms']:.2f} ms   {seen}",
+            f"  capture to subscriber {median:.1f} ms median, {p95:.1f} ms p95",
         )
 
     def summary(self, elapsed_s: float) -> None:

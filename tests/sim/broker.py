@@ -22,7 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 OPENSSL = shutil.which("openssl")
 
-PATIENCE_S = 8.0
+PATIENCE_S = 20.0
 
 
 def free_port() -> int:
@@ -123,6 +123,7 @@ class Broker:
             f"persistence_location {folder}/",
             f"log_dest file {folder / 'mosquitto.log'}",
             "log_type all",
+            "max_queued_messages 0",  # else a slow subscriber loses what is beyond 1000
         ]
         if os.geteuid() == 0:
             lines.append("user root")
