@@ -32,6 +32,7 @@ from edged.mqtt.messages import (
     encode_prediction,
     encode_stats,
 )
+from edged.pipeline.bell import Bell
 from edged.pipeline.capture import CaptureWorker, FrameNumbers
 from edged.pipeline.counters import CameraCounters
 from edged.pipeline.inference import Inference, InferenceWorker, Lane
@@ -112,7 +113,7 @@ class Assembly:
         self._boot = secrets.token_hex(4)
         self._topics = Topics(config.mqtt.topic_prefix, config.device_id or default_device_id())
         self.session = Session(config.mqtt, self._topics)
-        bell = threading.Condition()
+        bell = Bell()
         self.slots = {model.name: ModelSlot(model.name, bell) for model in config.model}
         for name, servable in servables.items():
             self.slots[name].current = servable

@@ -16,7 +16,7 @@ FLOORS = [
     ["config_text", "inference.preprocess", "mqtt.messages", "pipeline.policy"],
     ["inference.postprocess"],
     # From here on the world is touched: one adapter for each part of it.
-    ["camera.clock", "camera.videoio"],
+    ["camera.clock", "camera.videoio", "pipeline.bell"],
     ["board", "breadcrumb", "systemd", "camera.live", "camera.v4l2",
      "camera.imagefile", "camera.pixels", "inference.edgetpu", "mqtt.reasons", "mqtt.traffic"],
     ["camera.paced", "camera.pirequests", "inference.interpreter", "mqtt.credentials"],

@@ -19,6 +19,7 @@ from edged.inference.servable import Outputs, Servable, load_servable
 from edged.inference.tensors import TensorSpec
 from edged.pipeline import capture as capture_module
 from edged.pipeline import recovery as recovery_module
+from edged.pipeline.bell import Bell
 from edged.pipeline.capture import CaptureWorker, FrameNumbers
 from edged.pipeline.counters import CameraCounters, Times
 from edged.pipeline.inference import Inference, InferenceWorker, Lane
@@ -97,23 +98,24 @@ def stop(*workers) -> None:
 
 
 def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
-    bell = threading.Condition()
+    bell = Bell()
     one, spec = lane(bell), input_spec()
     for number in (1, 2, 3):
         put(one, spec, number)
 
-    slot = one.mailbox.take()
+    with bell.lock:
+        slot = one.mailbox.take()
+        assert one.mailbox.take() is None
 
     assert slot is not None
     assert slot.stamp is not None
     assert slot.stamp.number == 3
     assert one.counters.replaced == 2
-    assert one.mailbox.take() is None
 
 
 def test_slots_never_run_out_and_are_never_shared() -> None:
     """One thread writes, another holds a frame while it works: no frame changes in its hands."""
-    bell = threading.Condition()
+    bell = Bell()
     one, spec = lane(bell), input_spec(32)
     torn: list[int] = []
     seen = 0
@@ -125,7 +127,7 @@ def test_slots_never_run_out_and_are_never_shared() -> None:
     writer = threading.Thread(target=write)
     writer.start()
     while writer.is_alive() or seen == 0:
-        with bell:
+        with bell.lock:
             slot = one.mailbox.take()
         if slot is None:
             continue
@@ -142,10 +144,11 @@ def test_slots_never_run_out_and_are_never_shared() -> None:
 
 
 def test_slots_of_the_old_model_are_let_go() -> None:
-    bell = threading.Condition()
+    bell = Bell()
     one, small, large = lane(bell), input_spec(8), input_spec(16)
     put(one, small, 1)
-    held = one.mailbox.take()
+    with bell.lock:
+        held = one.mailbox.take()
     assert held is not None
     for number in range(2, 20):
         put(one, large, number)
@@ -153,7 +156,8 @@ def test_slots_of_the_old_model_are_let_go() -> None:
 
     for number in range(20, 40):
         put(one, large, number)
-        taken = one.mailbox.take()
+        with bell.lock:
+            taken = one.mailbox.take()
         assert taken is not None
         assert taken.tensor.shape == (1, 16, 16, 3)
         one.mailbox.give_back(taken)
@@ -171,7 +175,7 @@ def run_inference(lanes) -> tuple[InferenceWorker, queue.Queue[Inference]]:
 
 def test_cameras_take_turns() -> None:
     """A camera that always has a fresh frame does not keep the others waiting."""
-    bell = threading.Condition()
+    bell = Bell()
     gate = threading.Semaphore(0)
     servable = StubServable(invoke=lambda tensor: gate.acquire())
     slot = ModelSlot("m", bell)
@@ -193,7 +197,7 @@ def test_cameras_take_turns() -> None:
 
 
 def test_a_swap_waits_for_the_invoke_and_then_frees() -> None:
-    bell = threading.Condition()
+    bell = Bell()
     inside, go_on = threading.Event(), threading.Event()
 
     def invoke(tensor) -> None:
@@ -219,7 +223,7 @@ def test_a_swap_waits_for_the_invoke_and_then_frees() -> None:
 
 def test_swaps_under_load_lose_nothing_and_mix_nothing() -> None:
     """Sixty swaps between models of two input sizes while frames pour in."""
-    bell = threading.Condition()
+    bell = Bell()
     sizes: list[tuple[int, int]] = []
 
     def make(size: int) -> StubServable:
@@ -260,7 +264,7 @@ def test_swaps_under_load_lose_nothing_and_mix_nothing() -> None:
 
 
 def test_a_failing_model_is_counted_and_told() -> None:
-    bell = threading.Condition()
+    bell = Bell()
     failing = True
 
     def invoke(tensor) -> None:
@@ -286,7 +290,7 @@ def test_a_failing_model_is_counted_and_told() -> None:
 
 
 def test_results_that_nobody_fetches_are_dropped_oldest_first() -> None:
-    bell = threading.Condition()
+    bell = Bell()
     slot = ModelSlot("m", bell)
     slot.current = servable = StubServable()  # type: ignore[assignment]
     one = lane(bell, slot=slot)
@@ -303,7 +307,7 @@ def test_results_that_nobody_fetches_are_dropped_oldest_first() -> None:
 
 
 def test_a_stuck_invoke_shows() -> None:
-    bell = threading.Condition()
+    bell = Bell()
     go_on = threading.Event()
     slot = ModelSlot("m", bell)
     slot.current = servable = StubServable(invoke=lambda tensor: go_on.wait(WAIT_S))  # type: ignore[assignment]
@@ -331,7 +335,7 @@ def impatient(monkeypatch) -> None:
 
 
 def ready_lane() -> Lane:
-    bell = threading.Condition()
+    bell = Bell()
     slot = ModelSlot("m", bell)
     slot.current = StubServable()  # type: ignore[assignment]  # a stand-in
     return lane(bell, slot=slot)
@@ -457,6 +461,25 @@ def test_a_camera_without_a_model_goes_on() -> None:
     worker.stop(5.0)
 
 
+def test_at_the_model_s_pace_no_frame_is_left_out() -> None:
+    """`fps = 0`: the next frame is read when the model has taken the last one."""
+    bell = Bell()
+    slot = ModelSlot("m", bell)
+    slot.current = StubServable(invoke=lambda tensor: time.sleep(0.003))  # type: ignore[assignment]
+    one = lane(bell, slot=slot)
+    world = CameraWorld()
+    world.plug_endless(lambda: picture(1), gap_s=0.0)
+    worker, results = run_inference([one])
+    capture = CaptureWorker(camera_config(fps=0), one, world.open, FrameNumbers(), lambda: None)
+    capture.start()
+    numbers = [results.get(timeout=WAIT_S).stamp.number for _ in range(30)]
+    capture.stop(5.0)
+    stop(worker)
+
+    assert numbers == list(range(1, 31))
+    assert one.counters.replaced == 0
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (48, 64), (2000, 3)])
 def test_frames_of_every_shape_reach_the_model(size) -> None:
     world = CameraWorld()
@@ -477,7 +500,7 @@ def test_frames_of_every_shape_reach_the_model(size) -> None:
 
 
 def publish(values, config=PublishConfig(), step_s=0.1) -> tuple[list[tuple[str, int]], Lane]:
-    bell = threading.Condition()
+    bell = Bell()
     one = lane(bell)
     results: queue.Queue[Inference] = queue.Queue()
     sent: list[tuple[str, int]] = []
@@ -580,7 +603,7 @@ def quick(monkeypatch) -> None:
 
 
 def test_a_broken_model_is_freed_and_loaded_again(quick) -> None:
-    slot = ModelSlot("m", threading.Condition())
+    slot = ModelSlot("m", Bell())
     slot.current = old = StubServable()  # type: ignore[assignment]
     attempts: list[bool] = []
 
@@ -601,7 +624,7 @@ def test_a_broken_model_is_freed_and_loaded_again(quick) -> None:
 
 
 def test_while_it_cannot_be_loaded_the_reason_is_kept(quick) -> None:
-    slot = ModelSlot("m", threading.Condition())
+    slot = ModelSlot("m", Bell())
 
     def load(config) -> Servable:
         raise AcceleratorError("edgetpu_no_device", "not there")
@@ -615,7 +638,7 @@ def test_while_it_cannot_be_loaded_the_reason_is_kept(quick) -> None:
 
 
 def test_back_to_the_accelerator_when_it_is_there_again(quick) -> None:
-    slot = ModelSlot("m", threading.Condition())
+    slot = ModelSlot("m", Bell())
     slot.current = running = StubServable()  # type: ignore[assignment]
     running.fallback = AcceleratorError("edgetpu_no_device", "gone")
     plugged = threading.Event()
@@ -643,7 +666,7 @@ def test_back_to_the_accelerator_when_it_is_there_again(quick) -> None:
 
 def test_real_models_from_camera_to_prediction(tmp_path: Path) -> None:
     """Two cameras, two real models, colours in, labels out."""
-    bell = threading.Condition()
+    bell = Bell()
     labels = ["red", "green", "blue", "dark"]
     data = models.with_metadata(models.classifier(), labels)
     path = models.write(tmp_path / "m.tflite", data)

@@ -32,6 +32,9 @@ _HANG_GRACE_S = 5.0
 
 T = TypeVar("T")
 
+# How soon a capture thread that waits for its turn notices that it is to stop.
+_TURN_S = 0.1
+
 OpenCamera = Callable[[CameraConfig], Camera]
 
 
@@ -157,6 +160,8 @@ class CaptureWorker:
                 if self.state.state != "streaming":
                     self._set("streaming", "", camera.description)
                 self._deliver(picture)
+                if self.config.fps == 0:
+                    self._await_turn()
         finally:
             self._camera = None
             self._timed(camera.close)
@@ -187,6 +192,11 @@ class CaptureWorker:
             self.config.name, number, picture.captured_s, picture.captured_mono_s, height, width
         )
         lane.mailbox.put(slot)
+
+    def _await_turn(self) -> None:
+        """Wait until the model has taken the frame: `fps = 0` is as fast as the model goes."""
+        while not self._stopping.is_set() and not self.lane.mailbox.wait_taken(_TURN_S):
+            pass
 
     def _set(self, state: str, reason: str, detail: str) -> None:
         before, self.state = self.state, CameraState(state, reason, detail, time.time())

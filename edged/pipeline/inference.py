@@ -14,6 +14,7 @@ from edged.errors import EdgedError
 from edged.frame import FrameStamp
 from edged.inference.preprocess import Geometry
 from edged.inference.servable import Outputs, Servable
+from edged.pipeline.bell import Bell
 from edged.pipeline.counters import CameraCounters
 from edged.pipeline.mailbox import Mailbox, Slot
 from edged.pipeline.modelslot import ModelSlot
@@ -51,7 +52,7 @@ class InferenceWorker:
 
     def __init__(
         self,
-        bell: threading.Condition,
+        bell: Bell,
         lanes: tuple[Lane, ...],
         results: queue.Queue[Inference],
     ) -> None:
@@ -70,9 +71,9 @@ class InferenceWorker:
 
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end; return whether it did within the time."""
-        with self._bell:
+        with self._bell.lock:
             self._stopping = True
-            self._bell.notify_all()
+            self._bell.frame.notify_all()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -83,7 +84,7 @@ class InferenceWorker:
 
     def _run(self) -> None:
         while True:
-            with self._bell:
+            with self._bell.lock:
                 lane, slot = self._wait()
                 if lane is None or slot is None:
                     return
@@ -95,7 +96,7 @@ class InferenceWorker:
                 lane.mailbox.give_back(slot)
 
     def _wait(self) -> tuple[Lane | None, Slot | None]:
-        """Wait for a frame, each camera in turn. Holds the bell."""
+        """Wait for a frame, each camera in turn. Holds the lock."""
         while not self._stopping:
             for i in range(len(self._lanes)):
                 lane = self._lanes[(self._next + i) % len(self._lanes)]
@@ -103,7 +104,7 @@ class InferenceWorker:
                 if slot is not None:
                     self._next = (self._next + i + 1) % len(self._lanes)
                     return lane, slot
-            self._bell.wait()
+            self._bell.frame.wait()
         return None, None
 
     def _infer(self, lane: Lane, slot: Slot, servable: Servable | None) -> None:

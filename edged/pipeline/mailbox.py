@@ -7,7 +7,6 @@ queue, no waiting on the camera's side.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from edged.frame import FrameStamp
 from edged.inference.preprocess import Geometry, InputSpec
+from edged.pipeline.bell import Bell
 from edged.pipeline.counters import CameraCounters
 
 _SLOTS = 3
@@ -42,11 +42,11 @@ class Mailbox:
     """The frames of one camera on their way to its model.
 
     Args:
-        bell: shared by all mailboxes of one inference thread; rung when a frame arrives.
+        bell: of the inference thread.
         counters: of the camera.
     """
 
-    def __init__(self, bell: threading.Condition, counters: CameraCounters) -> None:
+    def __init__(self, bell: Bell, counters: CameraCounters) -> None:
         self._bell = bell
         self._counters = counters
         self._free: list[Slot] = []
@@ -60,7 +60,7 @@ class Mailbox:
             spec: the input wanted; another one than last time discards the old slots.
             tensors: makes the tensors when new ones are needed.
         """
-        with self._bell:
+        with self._bell.lock:
             if spec is not self._spec:
                 self._spec = spec
                 source = iter(tensors)
@@ -69,21 +69,28 @@ class Mailbox:
 
     def put(self, slot: Slot) -> None:
         """Hand over a written slot; it replaces one that was not picked up yet."""
-        with self._bell:
+        with self._bell.lock:
             if self._fresh is not None:
                 self._counters.replaced += 1
                 self._recycle(self._fresh)
             self._fresh = slot
-            self._bell.notify()
+            self._bell.frame.notify()
 
     def take(self) -> Slot | None:
-        """Return the fresh slot, if any. The caller holds the bell."""
+        """Return the fresh slot, if any. The caller holds the lock."""
         slot, self._fresh = self._fresh, None
+        if slot is not None:
+            self._bell.taken.notify_all()
         return slot
+
+    def wait_taken(self, timeout_s: float) -> bool:
+        """Wait until no fresh slot is left; return whether that came in time."""
+        with self._bell.lock:
+            return self._bell.taken.wait_for(lambda: self._fresh is None, timeout_s)
 
     def give_back(self, slot: Slot) -> None:
         """Return a slot that has been used or could not be filled."""
-        with self._bell:
+        with self._bell.lock:
             self._recycle(slot)
 
     def _recycle(self, slot: Slot) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 from edged.errors import EdgedError
 from edged.inference.servable import Servable
+from edged.pipeline.bell import Bell
 
 # A single failed invoke may be a hiccup; as many as this in a row are a broken accelerator.
 _FAILURES_IN_A_ROW = 3
@@ -28,10 +28,10 @@ class ModelSlot:
 
     Args:
         name: the configured name.
-        bell: of the inference thread that runs this model; guards who uses what.
+        bell: of the inference thread that runs this model.
     """
 
-    def __init__(self, name: str, bell: threading.Condition) -> None:
+    def __init__(self, name: str, bell: Bell) -> None:
         self.name = name
         self.current: Servable | None = None
         self._bell = bell
@@ -46,15 +46,15 @@ class ModelSlot:
         return self._not_run or self._not_read
 
     def begin(self) -> Servable | None:
-        """Return the servable for the next frame and mark it in use. The caller holds the bell."""
+        """Return the servable for the next frame and mark it in use. The caller holds the lock."""
         self._in_use = self.current
         return self._in_use
 
     def end(self) -> None:
         """Say that the servable of `begin` is no longer touched. Inference thread only."""
-        with self._bell:
+        with self._bell.lock:
             self._in_use = None
-            self._bell.notify_all()
+            self._bell.idle.notify_all()
 
     def swap(self, servable: Servable | None, timeout_s: float) -> Servable | None:
         """Put another servable in place and wait until the old one is out of use.
@@ -63,11 +63,13 @@ class ModelSlot:
             The old servable, for the caller to close; None when there was none, or when it is
             still inside invoke after `timeout_s`: it must then be left alone.
         """
-        with self._bell:
+        with self._bell.lock:
             old, self.current = self.current, servable
             if servable is not None:
                 self._failures, self._not_run, self._not_read = 0, None, None
-            idle = self._bell.wait_for(lambda: old is None or self._in_use is not old, timeout_s)
+            idle = self._bell.idle.wait_for(
+                lambda: old is None or self._in_use is not old, timeout_s
+            )
         return old if idle else None
 
     def ran(self) -> None:
