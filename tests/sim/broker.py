@@ -123,7 +123,7 @@ class Broker:
             f"persistence_location {folder}/",
             f"log_dest file {folder / 'mosquitto.log'}",
             "log_type all",
-            "max_queued_messages 0",  # else a slow subscriber loses what is beyond 1000
+            "max_queued_messages 100000",  # else a slow subscriber loses what is beyond 1000
         ]
         if os.geteuid() == 0:
             lines.append("user root")

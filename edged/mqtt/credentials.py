@@ -1,0 +1,88 @@
+"""What proves who is who: the password and the TLS context, read anew for each connection.
+
+So a rotated password or certificate is taken up without a restart.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from edged.config import MqttConfig
+from edged.errors import DeviceError
+
+
+class TlsSocket(ssl.SSLSocket):
+    """Closes itself after a failed handshake, which paho forgets, and keeps why reading failed.
+
+    In TLS 1.3 a broker refuses the client's certificate only after the handshake.
+
+    Attributes:
+        trouble: the error that ended the reading, if one did.
+    """
+
+    trouble: ssl.SSLError | None = None
+
+    def do_handshake(self, block: bool = False) -> None:
+        """As in `ssl.SSLSocket`, and close where it fails."""
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """As in `ssl.SSLSocket`, and keep the error in `trouble`."""
+        try:
+            return super().recv(buflen, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            self.trouble = error
+            raise
+
+
+def read_password(path: str | None) -> str | None:
+    """Return the first line of the file, without its newline; None without a file.
+
+    Raises:
+        DeviceError: `broker_password_unreadable`.
+    """
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeviceError(
+            "broker_password_unreadable", f"Cannot read password_file {path}: {_words(error)}."
+        ) from error
+    return lines[0] if lines else ""
+
+
+def tls_context(config: MqttConfig) -> ssl.SSLContext:
+    """Return a context that trusts only `ca_file` and shows the client certificate, if any.
+
+    Raises:
+        DeviceError: `broker_certificate_unreadable`.
+    """
+    # Not create_default_context: from Python 3.13 it demands extensions that many a private CA
+    # does not write.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = TlsSocket
+    path = config.ca_file
+    try:
+        context.load_verify_locations(config.ca_file)
+        if config.cert_file is not None:
+            path = f"{config.cert_file} or {config.key_file}"
+            # The empty password: an encrypted key is an error, not a question at a terminal.
+            context.load_cert_chain(config.cert_file, config.key_file, password="")
+    except OSError as error:  # ssl.SSLError is one
+        raise DeviceError(
+            "broker_certificate_unreadable", f"Cannot use {path}: {_words(error)}."
+        ) from error
+    return context
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
