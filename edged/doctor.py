@@ -17,7 +17,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from edged.board import board_name, clock_synchronised, free_bytes, temperatures_c
-from edged.camera.base import redacted
 from edged.config import CameraConfig, Config, MqttConfig
 from edged.errors import EdgedError
 from edged.inference.edgetpu import (
@@ -29,6 +28,7 @@ from edged.inference.edgetpu import (
 from edged.inference.interpreter import edgetpu_library_error, installed_runtimes
 from edged.inference.servable import load_servable
 from edged.mqtt.client import try_broker
+from edged.redact import redacted
 
 _SHORT_OF_SPACE_BYTES = 200 * 1024 * 1024
 _HOT_C = 80.0

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 
 # The floors of docs/architecture.md, lowest first; a trailing dot takes a whole package.
 FLOORS = [
-    ["edged", "errors", "config_rules", "toml_lines"],
+    ["edged", "errors", "config_rules", "redact", "toml_lines"],
     ["frame", "scene", "config", "inference.tensors", "toml_text"],
     ["prediction", "camera.base", "camera.pacing", "config_words", "inference.modelfile",
      "inference.resize", "mqtt.outbox", "mqtt.status", "pipeline.counters"],

@@ -1,19 +1,10 @@
-"""What every camera promises, and how a source is named to people. Pure."""
+"""What every camera promises. Pure: the adapters beside this file do the work."""
 
 from __future__ import annotations
 
-import re
 from typing import Protocol
 
 from edged.frame import Picture
-
-# Query keys that name a stream, not a person or a secret; every other value is hidden.
-_HARMLESS = frozenset(
-    (
-        *("action", "camera", "channel", "profile", "stream", "subtype"),
-        *("fps", "height", "quality", "resolution", "width"),
-    )
-)
 
 
 class Camera(Protocol):
@@ -60,25 +51,3 @@ class Camera(Protocol):
         Safe to call twice, and from another thread while `read` waits: that then raises
         `camera_lost`.
         """
-
-
-def redacted(source: str) -> str:
-    """Return a camera source or a URL without user, password and tokens, fit for logs and MQTT.
-
-    What cannot be told from a password is left out: everything up to the last `@`, fragments, and
-    the value of each query key not known to be harmless.
-    """
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", source, re.DOTALL)
-    if match is None:
-        return source
-    scheme, rest = match.groups()
-    rest = rest.rpartition("@")[2].partition("#")[0]
-    place, mark, query = rest.partition("?")
-    fields = [field.partition("=") for field in query.split("&")]
-    shown = [
-        key + equals + (value if key.lower() in _HARMLESS else "***" if value else "")
-        if equals
-        else "***"
-        for key, equals, value in fields
-    ]
-    return scheme + place + mark + ("&".join(shown) if query else "")

@@ -16,13 +16,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from edged.camera.base import Camera, redacted
+from edged.camera.base import Camera
 from edged.camera.clock import Clock
 from edged.camera.imagefile import decode
 from edged.camera.live import LiveCamera
 from edged.camera.paced import PacedCamera
 from edged.errors import CameraError
 from edged.frame import Color, Image
+from edged.redact import redacted
 
 STILL_FPS = 1.0
 """Requests a second to a URL with a single image, where the configuration says nothing."""

@@ -14,13 +14,13 @@ import urllib.parse
 import cv2
 import numpy as np
 
-from edged.camera.base import redacted
 from edged.camera.clock import Clock
 from edged.camera.live import LiveCamera
 from edged.camera.v4l2 import Device, probe
 from edged.camera.videoio import open_capture, rate_of, size_of
 from edged.errors import CameraError
 from edged.frame import Image
+from edged.redact import redacted
 
 # Above this many bytes a second a webcam has to compress: USB 2 carries 24 MB/s for video.
 _RAW_BYTES_S = 20e6

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from edged.camera.base import Camera, redacted
+from edged.camera.base import Camera
 from edged.camera.clock import Clock
 from edged.config import CameraConfig
 from edged.errors import CameraError
+from edged.redact import redacted
 
 # ruff: noqa: PLC0415 - each adapter brings a library that other sources do without
-
-__all__ = ["open_camera", "redacted"]
 
 
 def open_camera(config: CameraConfig, *, clock: Clock | None = None) -> Camera:

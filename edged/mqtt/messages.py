@@ -2,33 +2,22 @@
 
 Values in, JSON bytes out; every payload begins with `"schema": 1`. Pure: reads no clock, no
 file and no network. Key order and rounding are part of the wire: a message sent twice is
-the same bytes. Sources and free text pass through `redact_url`, so that no payload carries
+the same bytes. Sources and free text pass through `redacted`, so that no payload carries
 a camera's password.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 
 import orjson
 
 from edged.prediction import Classes, Prediction
+from edged.redact import redacted
 
 SCHEMA = 1
 ONLINE = b"online"
 OFFLINE = b"offline"
-
-# A text that begins with a URL is one URL to its end, as passwords with spaces exist.
-_URL = re.compile(r"^[a-z][a-z0-9+.-]*://.+|[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE | re.DOTALL)
-# Up to the last "@" of all, as passwords with an unescaped "@", "/" or "?" are common.
-_USER_INFO = re.compile(r"^([^:]+://).*@", re.DOTALL)
-# Cameras take credentials in the query (`?usr=a&pwd=b`) or in the path (`/user=a_password=b_`).
-_SECRET_FIELD = re.compile(
-    r"((?:user|pass|pwd|usr|token|auth|secret|apikey|api_key|key)[a-z]*=)"
-    r"(?:(?!_[a-z]+=)[^&;\s])*",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,16 +206,6 @@ class Stats:
     temperatures: dict[str, float]
 
 
-def redact_url(text: str) -> str:
-    """Return `text` with the credentials of every URL in it replaced by `***`.
-
-    Takes a bare source (`rtsp://user:pass@host/1`) as well as a sentence that quotes one. Hides
-    everything up to the last `@`, as passwords come unescaped, and `password=` fields in query
-    or path. Where it cannot tell, it hides too much rather than too little.
-    """
-    return _URL.sub(lambda match: _redact_one(match.group()), text)
-
-
 def encode_prediction(prediction: Prediction, *, boot: str, seq: int) -> bytes:
     """Return the payload of `prediction/<camera>`.
 
@@ -274,11 +253,11 @@ def encode_info(info: DeviceInfo) -> bytes:
     """Return the payload of `info`: the fields of `DeviceInfo` in order, credentials redacted."""
     message = asdict(info)
     for camera in message["cameras"]:
-        source, camera["source"] = camera["source"], redact_url(camera["source"])
-        camera["detail"] = redact_url(camera["detail"].replace(source, camera["source"]))
+        source, camera["source"] = camera["source"], redacted(camera["source"])
+        camera["detail"] = redacted(camera["detail"].replace(source, camera["source"]))
     for model in message["models"]:
-        model["detail"] = redact_url(model["detail"])
-    message["last_stop"] = redact_url(message["last_stop"])
+        model["detail"] = redacted(model["detail"])
+    message["last_stop"] = redacted(message["last_stop"])
     return orjson.dumps({"schema": SCHEMA, **message})
 
 
@@ -313,8 +292,3 @@ def _round_any(value: object) -> object:
     if isinstance(value, tuple | list):
         return [_round_any(part) for part in value]
     return value
-
-
-def _redact_one(url: str) -> str:
-    # Fields first: an "@" within one would end what looks like the user's part too early.
-    return _USER_INFO.sub(r"\1***@", _SECRET_FIELD.sub(r"\1***", url))
