@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
@@ -56,12 +55,6 @@ def free_bytes(path: Path) -> int | None:
             except OSError:
                 return None
     return None
-
-
-def resident_bytes() -> int:
-    """Return the resident memory of this process in bytes."""
-    fields = _text(Path("/proc/self/statm")).split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
 def _text(path: Path) -> str:

@@ -21,7 +21,7 @@ from edged.snapshot import take_snapshot
 from edged.systemd import Notifier, set_up_logging
 
 DEFAULT_CONFIG = "/etc/edged/edged.toml"
-OK, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 78
+OK, FAILED, CONFIGURATION = 0, 1, 78  # and 2, usage, which is argparse's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -50,8 +50,9 @@ class Notifier:
         self._send("STOPPING=1")
 
     def alive(self) -> None:
-        """Feed the watchdog."""
-        self._send("WATCHDOG=1")
+        """Feed the watchdog, where there is one."""
+        if self.watchdog_s is not None:
+            self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
         """Say in one line what the service is doing; sent when it changes."""

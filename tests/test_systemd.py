@@ -29,7 +29,7 @@ def manager(tmp_path):
 
 def test_each_message_in_its_words(manager) -> None:
     address, received = manager
-    notifier = Notifier({"NOTIFY_SOCKET": address})
+    notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
 
     notifier.ready()
     assert received() == "READY=1"

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from edged.mqtt.messages import OFFLINE, ONLINE
 from edged.mqtt.outbox import Entry, MemoryOutbox
 from edged.mqtt.status import Dropped
 
@@ -28,8 +29,6 @@ _FAILURE = 0x80
 _UNSENT_LIMIT = 20
 # So many connections in a row must end on a message before that message is blamed.
 _BLAME_AFTER = 5
-
-_ONLINE, _OFFLINE = b"online", b"offline"
 
 
 class Line(Protocol):
@@ -140,7 +139,7 @@ class Traffic:
                 self._say(line, topic, self._retained[topic])
             elif not self._born:
                 self._born = True
-                self._say(line, self._available, _ONLINE)
+                self._say(line, self._available, ONLINE)
             else:
                 entry = self._outbox.take(self._monotonic())
                 if entry is None:
@@ -166,7 +165,7 @@ class Traffic:
         """Publish nothing more on `line` but `offline`."""
         with self._lock:
             self._line = None
-            self._say(line, self._available, _OFFLINE)
+            self._say(line, self._available, OFFLINE)
 
     @property
     def drained(self) -> bool:
