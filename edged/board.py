@@ -49,11 +49,12 @@ def clock_synchronised(root: Path = Path("/")) -> bool | None:
 def free_bytes(path: Path) -> int | None:
     """Return the bytes free where `path` is or would be; None when that cannot be told."""
     for place in (path, *path.parents):
-        if place.exists():
-            try:
-                return shutil.disk_usage(place).free
-            except OSError:
-                return None
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
     return None
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ from edged.config_text import from_values, parse
 from edged.daemon import Daemon
 from edged.doctor import examine
 from edged.errors import ConfigError, EdgedError
+from edged.lock import is_locked
 from edged.snapshot import take_snapshot
 from edged.systemd import Notifier, set_up_logging
 
@@ -142,12 +144,14 @@ def _read_config(path: Path) -> Config:
 def _config(args: argparse.Namespace) -> Config:
     """Return the configuration that the arguments name: a file, or model and camera directly."""
     if args.model is None and args.camera is None:
-        given = [name for name in ("labels", "accelerator", "fps") if getattr(args, name)]
+        given = [
+            name for name in ("labels", "accelerator", "fps") if getattr(args, name) is not None
+        ]
         if given:
             raise ConfigError(
                 "config_invalid", f"--{given[0]} goes with --model and --camera only."
             )
-        return _read_config(_config_path(args))
+        return _overridden(_read_config(_config_path(args)), args)
     if args.config is not None:
         raise ConfigError("config_invalid", "--config and --model/--camera exclude each other.")
     if args.model is None or args.camera is None:
@@ -163,11 +167,30 @@ def _config(args: argparse.Namespace) -> Config:
         "state_dir": _xdg("XDG_STATE_HOME", Path.home() / ".local/state"),
         "runtime_dir": _xdg("XDG_RUNTIME_DIR", Path(f"/tmp/edged-{os.getuid()}")),  # noqa: S108  # per user
     }
-    if getattr(args, "broker", None):
-        values["mqtt"] = _broker(args.broker)
-    if getattr(args, "device_id", None):
-        values["device_id"] = args.device_id
-    return from_values(values)
+    return _overridden(from_values(values), args)
+
+
+def _overridden(config: Config, args: argparse.Namespace) -> Config:
+    """Return the configuration with what `--broker` and `--device-id` say instead."""
+    if getattr(args, "broker", None) is not None:
+        host, port = _broker(args.broker)
+        try:
+            mqtt = replace(config.mqtt, host=host, port=port)
+        except ValueError as error:
+            raise ConfigError(
+                "config_invalid", f"--broker: {args.broker!r} is no broker."
+            ) from error
+        config = replace(config, mqtt=mqtt)
+    if getattr(args, "device_id", None) is not None:
+        try:
+            config = replace(config, device_id=args.device_id)
+        except ValueError as error:
+            raise ConfigError(
+                "config_invalid",
+                "--device-id: must be letters, digits, - and _, beginning with a letter or digit,"
+                " at most 64.",
+            ) from error
+    return config
 
 
 def _slug(stem: str) -> str:
@@ -179,7 +202,7 @@ def _xdg(variable: str, default: Path) -> str:
     return str(Path(os.environ.get(variable) or default) / "edged")
 
 
-def _broker(text: str) -> dict[str, object]:
+def _broker(text: str) -> tuple[str, int | None]:
     # [::1]:1883, ::1, host:1883, host
     bracketed = re.fullmatch(r"\[(.+)\](?::(.+))?", text)
     if bracketed:
@@ -190,14 +213,14 @@ def _broker(text: str) -> dict[str, object]:
         host, port = text, ""
     if port and not (port.isascii() and port.isdigit()):
         raise ConfigError("config_invalid", f"--broker: {port!r} is no port number.")
-    return {"host": host, **({"port": int(port)} if port else {})}
+    return host, int(port) if port else None
 
 
 def _run(args: argparse.Namespace) -> int:
     config = _config(args)
     set_up_logging(verbose=args.verbose)
     direct = args.model is not None
-    reload = None if direct else lambda: _read_config(_config_path(args))
+    reload = None if direct else lambda: _overridden(_read_config(_config_path(args)), args)
     return Daemon(config, reload, Notifier()).run()
 
 
@@ -213,7 +236,10 @@ def _snapshot(args: argparse.Namespace) -> int:
     config = _config(args)
     camera = _camera(config, args.name)
     model = next(model for model in config.model if model.name == camera.model)
-    taken = take_snapshot(camera, model, Path(args.output), config.edgetpu_library)
+    runs = is_locked(Path(config.state_dir))
+    taken = take_snapshot(
+        camera, model, Path(args.output), config.edgetpu_library, service_runs=runs
+    )
     if args.json:
         print(orjson.dumps(taken.to_dict()).decode())
     else:

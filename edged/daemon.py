@@ -1,232 +1,43 @@
-"""The composition root: builds the parts, wires them, supervises them, takes them down.
-
-`Assembly` is everything that runs for one configuration. `Daemon` owns the process: signals, the
-service manager, the watchdog, and the change from one assembly to the next at a reload.
-"""
+"""The process: signals, the service manager, the watchdog, the change to a new configuration."""
 
 from __future__ import annotations
 
 import logging
-import queue
-import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from edged.board import default_device_id
+from edged.assembly import LOAD_LIMIT_S, Assembly, load_models, topics_of
 from edged.breadcrumb import RunRecord
-from edged.camera.source import open_camera
-from edged.config import Config
-from edged.errors import EdgedError
-from edged.inference.edgetpu import list_edgetpus
-from edged.inference.servable import Servable, load_servable
+from edged.config import Config, ModelConfig
+from edged.errors import ConfigError, EdgedError, StoreError
+from edged.inference.servable import Servable
+from edged.lock import StateLock
 from edged.mqtt.client import Session
-from edged.mqtt.messages import (
-    Topics,
-    encode_info,
-    encode_model_state,
-    encode_prediction,
-    encode_stats,
-)
-from edged.pipeline.bell import Bell
-from edged.pipeline.capture import CaptureWorker, FrameNumbers
-from edged.pipeline.counters import CameraCounters
-from edged.pipeline.inference import Inference, InferenceWorker, Lane
-from edged.pipeline.mailbox import Mailbox
-from edged.pipeline.modelslot import ModelSlot
-from edged.pipeline.policy import PublishPolicy
-from edged.pipeline.publisher import PublisherWorker
-from edged.pipeline.recovery import ModelRecovery
-from edged.prediction import Prediction
-from edged.report import StatsReporter, device_info, model_state
 from edged.systemd import Notifier
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_RESULTS = 256
-# Loading may take this long before the watchdog is let bite.
-_LOAD_LIMIT_S = 120.0
-
-Servables = Mapping[str, Servable]
 
 
-def load_models(config: Config, keep: Servables) -> dict[str, Servable]:
-    """Load every configured model.
-
-    Args:
-        config: the configuration.
-        keep: servables to use again, by model name.
-
-    Raises:
-        EdgedError: a model cannot run; those loaded before it are closed again.
-    """
-    loaded: dict[str, Servable] = {}
-    try:
-        for model in config.model:
-            if model.name in keep:
-                loaded[model.name] = keep[model.name]
-                continue
-            servable = load_servable(model, edgetpu_library=config.edgetpu_library)
-            loaded[model.name] = servable
-            log.info(
-                "model %s: %s %s on %s (%s %s), %d classes",
-                model.name,
-                servable.kind,
-                servable.id.version,
-                servable.accelerator,
-                servable.runtime.name,
-                servable.runtime.version,
-                len(servable.labels),
-                extra={"fields": {"model": model.name, "version": servable.id.version}},
-            )
-            if servable.fallback is not None:
-                log.warning("model %s: on the CPU: %s", model.name, servable.fallback.explain())
-    except EdgedError:
-        for name, servable in loaded.items():
-            if name not in keep:
-                servable.close()
-        raise
-    return loaded
+class _StopAskedError(Exception):
+    """A signal to stop came while the daemon was still loading."""
 
 
-class Assembly:
-    """Everything that runs for one configuration.
+def _names(config: Config) -> set[str]:
+    return {model.name for model in config.model}
 
-    Args:
-        config: the configuration.
-        servables: a loaded one for every model.
-        last_stop: why the previous run stopped, for `info`.
-        wake: set when something changed that the main thread should tell.
-    """
 
-    def __init__(
-        self, config: Config, servables: Servables, last_stop: str, wake: threading.Event
-    ) -> None:
-        self.config = config
-        self._last_stop = last_stop
-        self._wake = wake
-        self._boot = secrets.token_hex(4)
-        self._topics = Topics(config.mqtt.topic_prefix, config.device_id or default_device_id())
-        self.session = Session(config.mqtt, self._topics)
-        bell = Bell()
-        self.slots = {model.name: ModelSlot(model.name, bell) for model in config.model}
-        for name, servable in servables.items():
-            self.slots[name].current = servable
-        self.lanes = tuple(
-            Lane(camera.name, Mailbox(bell, counters), self.slots[camera.model], counters)
-            for camera in config.camera
-            for counters in [CameraCounters()]
+def _check_directories(old: Config, new: Config) -> None:
+    if (old.state_dir, old.runtime_dir) != (new.state_dir, new.runtime_dir):
+        raise ConfigError(
+            "needs_restart", "state_dir and runtime_dir change at a restart only, not at a reload."
         )
-        results: queue.Queue[Inference] = queue.Queue(_RESULTS)
-        self._inference = InferenceWorker(bell, self.lanes, results)
-        policies = {camera.name: PublishPolicy(camera.publish) for camera in config.camera}
-        self._publisher = PublisherWorker(results, policies, self._send)
-        self._recovery = ModelRecovery(
-            self.slots,
-            {model.name: model for model in config.model},
-            lambda model: load_servable(model, edgetpu_library=config.edgetpu_library),
-            lambda: bool(list_edgetpus()),
-            wake.set,
-        )
-        self._captures = [
-            CaptureWorker(camera, lane, open_camera, FrameNumbers(), wake.set)
-            for camera, lane in zip(config.camera, self.lanes, strict=True)
-        ]
-        self._stats = StatsReporter(self.lanes)
-        self._stats_due_s = time.monotonic() + config.mqtt.stats_s
-
-    def start(self) -> None:
-        """Start all threads."""
-        self.tell()
-        self.session.start()
-        self._publisher.start()
-        self._inference.start()
-        for capture in self._captures:
-            capture.start()
-        self._recovery.start()
-
-    def stop(self) -> None:
-        """Stop in the order of the frames, so that what was inferred is still published.
-
-        Bounded by about 1.6 s in all, so that SIGTERM ends the process within 2 s.
-        """
-        for capture in self._captures:
-            capture.ask_to_stop()
-        self._inference.stop(0.5)
-        self._publisher.stop(0.4)
-        self.session.stop(0.5)
-        for capture in self._captures:
-            capture.stop(0.2 / len(self._captures))
-        self._recovery.stop(0.0)
-
-    def release(self, keep: Servables) -> dict[str, Servable]:
-        """After `stop`: give back the servables that go on, close the others."""
-        kept = {}
-        for name, slot in self.slots.items():
-            servable = slot.swap(None, 0.0)
-            if servable is None:
-                continue
-            if keep.get(name) is servable:
-                kept[name] = servable
-            else:
-                servable.close()
-        return kept
-
-    def tick(self) -> None:
-        """Supervise: replace a hung capture thread, tell what changed, send stats when due."""
-        for i, capture in enumerate(self._captures):
-            if capture.hung():
-                log.error("camera %s: the driver hangs; starting over", capture.config.name)
-                capture.ask_to_stop()
-                capture.lane.counters.errors["camera_hung"] += 1
-                self._captures[i] = CaptureWorker(
-                    capture.config, capture.lane, open_camera, capture.numbers, self._wake.set
-                )
-                self._captures[i].start()
-        self.tell()
-        if time.monotonic() >= self._stats_due_s:
-            self._stats_due_s = time.monotonic() + self.config.mqtt.stats_s
-            stats = encode_stats(self._stats.take(self.session.status()))
-            self.session.publish(self._topics.stats, stats, qos=0)
-
-    def tell(self) -> None:
-        """Publish the retained state; what has not changed is not sent again."""
-        info = device_info(self.config, self.slots, self._captures, self._last_stop)
-        self.session.set_retained(self._topics.info, encode_info(info))
-        for name, slot in self.slots.items():
-            self.session.set_retained(
-                self._topics.model(name), encode_model_state(model_state(slot))
-            )
-
-    def healthy(self) -> bool:
-        """Say whether no invoke and no load has outlived its limit.
-
-        Idle, without a camera or without a broker is healthy: a restart would not help.
-        """
-        limit_s = max(model.invoke_limit_s for model in self.config.model)
-        return self._inference.busy_s() < limit_s and self._recovery.busy_s() < _LOAD_LIMIT_S
-
-    def status(self) -> str:
-        """Say in one line what is going on, for `systemctl status`."""
-        parts = []
-        for capture in self._captures:
-            state = capture.state
-            published = capture.lane.counters.published
-            words = f"{published} published" if state.state == "streaming" else state.detail
-            parts.append(f"{capture.config.name}: {words}")
-        broker = self.session.status()
-        parts.append(f"broker {broker.state}" + (f" ({broker.reason})" if broker.reason else ""))
-        return "; ".join(parts)
-
-    def _send(self, prediction: Prediction, seq: int) -> None:
-        payload = encode_prediction(prediction, boot=self._boot, seq=seq)
-        topic = self._topics.prediction(prediction.frame.camera)
-        self.session.publish(topic, payload, qos=1, kind="prediction")
 
 
 class Daemon:
@@ -256,31 +67,43 @@ class Daemon:
             0 after a clean stop, 1 when a thread died of a bug: the service manager restarts.
 
         Raises:
-            EdgedError: a model cannot run at the start, or a directory cannot be used.
+            EdgedError: a model cannot run at the start, a directory cannot be used, or another
+                daemon runs.
         """
         with self._signals():
+            lock = StateLock(Path(self._config.state_dir))
             record = RunRecord(Path(self._config.runtime_dir))
-            assembly = Assembly(
-                self._config, load_models(self._config, {}), record.last_stop, self._wake
-            )
-            assembly.start()
-            self._notifier.ready()
-            assembly = self._supervise(assembly, record)
-            self._notifier.stopping()
-            assembly.stop()
-            if self._crashed is not None:
-                return 1
-            record.stopped(self._stop_cause)
-            log.info("stopped (%s)", self._stop_cause)
-            return 0
+            try:
+                code = self._serve(record.last_stop)
+            except _StopAskedError:
+                code = 0
+            if code == 0:
+                record.stopped(self._stop_cause)
+                log.info("stopped (%s)", self._stop_cause)
+            lock.release()
+            return code
 
-    def _supervise(self, assembly: Assembly, record: RunRecord) -> Assembly:
+    def _serve(self, last_stop: str) -> int:
+        config = self._config
+        servables = self._in_background(lambda: load_models(config.model, config))
+        session = Session(config.mqtt, topics_of(config))
+        session.start()
+        assembly = Assembly(config, servables, session, last_stop, self._wake)
+        assembly.start()
+        self._notifier.ready()
+        assembly = self._supervise(assembly, last_stop)
+        self._notifier.stopping()
+        assembly.stop(0.5)
+        assembly.session.stop(0.5)
+        return 0 if self._crashed is None else 1
+
+    def _supervise(self, assembly: Assembly, last_stop: str) -> Assembly:
         while not self._stop_cause and self._crashed is None:
             self._wake.wait(_TICK_S)
             self._wake.clear()
             if self._reload_asked:
                 self._reload_asked = False
-                assembly = self._reloaded(assembly, record)
+                assembly = self._reloaded(assembly, last_stop)
             assembly.tick()
             self._notifier.status(assembly.status())
             if assembly.healthy():
@@ -289,35 +112,89 @@ class Daemon:
                 log.critical("an invoke or a load is stuck; waiting for the watchdog")
         return assembly
 
-    def _reloaded(self, assembly: Assembly, record: RunRecord) -> Assembly:
+    def _reloaded(self, assembly: Assembly, last_stop: str) -> Assembly:
         """Move to the configuration as it is now; keep the running one where it does not hold."""
         if self._reload is None:
             log.warning("nothing to reload: edged runs without a configuration file")
             return assembly
         self._notifier.reloading()
-        old = assembly.config
         try:
             config = self._reload()
-            same = {model.name: model for model in old.model}
-            unchanged = {
-                model.name: servable
-                for model in config.model
-                if same.get(model.name) == model
-                and config.edgetpu_library == old.edgetpu_library
-                and (servable := assembly.slots[model.name].current) is not None
-            }
-            servables = load_models(config, unchanged)
+            _check_directories(assembly.config, config)
+            fresh = self._changed_models(assembly, config)
+            loaded = self._in_background(lambda: load_models(fresh, config))
+        except _StopAskedError:
+            return assembly
         except EdgedError as error:
             log.error("reload refused, going on as before: %s", error.explain())
             self._notifier.ready()
             return assembly
-        assembly.stop()
-        assembly.release(unchanged)
-        fresh = Assembly(config, servables, record.last_stop, self._wake)
-        fresh.start()
+        if not assembly.stop(max(slot.invoke_limit_s for slot in assembly.slots.values())):
+            # Two threads must never share an interpreter: let the service manager start anew.
+            raise StoreError("reload_stuck", "a model did not come to rest for the reload.")
+        kept = assembly.release()
+        for name in [name for name in kept if name in loaded or name not in _names(config)]:
+            kept.pop(name).close()
+        assembly.forget(set(assembly.slots) - _names(config))
+        session = assembly.session
+        old = assembly.config
+        if (config.mqtt, config.device_id) != (old.mqtt, old.device_id):
+            session.stop(0.5)
+            session = Session(config.mqtt, topics_of(config))
+            session.start()
+        moved = Assembly(config, {**kept, **loaded}, session, last_stop, self._wake)
+        moved.start()
         self._notifier.ready()
         log.info("reloaded")
-        return fresh
+        return moved
+
+    def _changed_models(self, assembly: Assembly, config: Config) -> list[ModelConfig]:
+        """Return the models that are new, or whose configuration or file is another now.
+
+        One that is unchanged but does not run at present is left to the recovery: a change
+        elsewhere must not wait for an accelerator to come back.
+        """
+        before = {model.name: model for model in assembly.config.model}
+        same_library = config.edgetpu_library == assembly.config.edgetpu_library
+        changed = []
+        for model in config.model:
+            unchanged = before.get(model.name) == model and same_library
+            running = assembly.slots[model.name].current if unchanged else None
+            if not unchanged or (running is not None and not running.file_unchanged()):
+                changed.append(model)
+        return changed
+
+    def _in_background(self, load: Callable[[], dict[str, Servable]]) -> dict[str, Servable]:
+        """Load while signals are answered and the watchdog is fed, the latter within a limit.
+
+        Raises:
+            EdgedError: from `load`.
+            _StopAskedError: SIGTERM or SIGINT came first.
+        """
+        outcome: list[dict[str, Servable] | BaseException] = []
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                outcome.append(load())
+            except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
+                outcome.append(error)
+            done.set()
+            self._wake.set()
+
+        # A daemon thread: a load that hangs must not keep the process from ending.
+        threading.Thread(target=work, name="load", daemon=True).start()
+        until_s = time.monotonic() + LOAD_LIMIT_S
+        while not done.is_set():
+            self._wake.wait(_TICK_S)
+            self._wake.clear()
+            if self._stop_cause:
+                raise _StopAskedError
+            if time.monotonic() < until_s:
+                self._notifier.alive()
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,8 @@ class Viewer:
         """Take the demo's retained messages off the broker and leave."""
         for topic in ("available", "info", "model/belt"):
             sent = self._client.publish(f"edged/{_DEVICE}/{topic}", b"", qos=1, retain=True)
-            sent.wait_for_publish(2.0)
+            with suppress(RuntimeError, ValueError):  # the broker is gone, and all it held
+                sent.wait_for_publish(2.0)
         self._client.disconnect()
         self._client.loop_stop()
 

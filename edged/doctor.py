@@ -205,9 +205,7 @@ def _model(config: Config, name: str) -> Finding:
         )
         if servable.fallback is not None:
             reason = servable.fallback.reason
-            return Finding(
-                "warn", f"model {name}", reason, f"{words} {servable.fallback.explain()}"
-            )
+            return Finding("warn", f"model {name}", reason, f"{words} {servable.fallback.detail}")
         return Finding("ok", f"model {name}", "ok", words)
     finally:
         servable.close()
@@ -221,12 +219,21 @@ def _camera(camera: CameraConfig) -> Finding:
     if kind == "picamera":
         return _picamera(topic)
     if kind in ("images", "file"):
-        if Path(rest).exists():
-            return Finding("ok", topic, "ok", f"{rest} is there.")
-        return Finding("fail", topic, "camera_not_found", f"{rest} does not exist.")
+        return _stored(topic, Path(rest))
     if kind == "synthetic":
         return Finding("ok", topic, "ok", "The sample scene needs nothing.")
     return _network_camera(topic, camera.source)
+
+
+def _stored(topic: str, path: Path) -> Finding:
+    try:
+        path.stat()
+    except PermissionError:
+        words = f"This user may not look at {path}."
+        return Finding("fail", topic, "camera_no_permission", words)
+    except OSError:
+        return Finding("fail", topic, "camera_not_found", f"{path} does not exist.")
+    return Finding("ok", topic, "ok", f"{path} is there.")
 
 
 def _picamera(topic: str) -> Finding:
@@ -289,7 +296,7 @@ def _broker(mqtt: MqttConfig, client_id: str) -> Iterator[Finding]:
 
 
 def _directory(name: str, path: Path) -> Finding:
-    place = next((place for place in (path, *path.parents) if place.exists()), path)
+    place = next((place for place in (path, *path.parents) if os.path.exists(place)), path)  # noqa: PTH110  # no error where it may not look
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         return Finding(
             "ok", name, "ok", f"{path} {'may be written' if path.exists() else 'can be made'}."

@@ -7,6 +7,9 @@ mark a model bad; this device's faults never do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 
 class EdgedError(Exception):
     """Root of all errors that edged raises on purpose.
@@ -24,6 +27,23 @@ class EdgedError(Exception):
     def explain(self) -> str:
         """Return the message and, where there is one, the advice."""
         return f"{self} {self.advice}".strip()
+
+    def about(self, subject: str) -> Self:
+        """Return the same error with what it is about in front of its message."""
+        return type(self)(self.reason, f"{subject}: {self}", advice=self.advice)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong at present: a stable slug and words. Unlike an error it holds nothing alive."""
+
+    reason: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: EdgedError) -> Trouble:
+        """Return what an error says."""
+        return cls(error.reason, error.explain())
 
 
 class ReleaseError(EdgedError):

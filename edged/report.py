@@ -24,7 +24,7 @@ from edged.mqtt.messages import (
     VersionState,
 )
 from edged.mqtt.status import SessionStatus
-from edged.pipeline.capture import CaptureWorker
+from edged.pipeline.capture import Capture
 from edged.pipeline.inference import Lane
 from edged.pipeline.modelslot import ModelSlot
 
@@ -36,7 +36,7 @@ def model_info(slot: ModelSlot, requested: str) -> ModelInfo:
     if servable is None:
         return ModelInfo(slot.name, "", "", "", "", "", requested, reason or "loading", detail)
     if not reason and servable.fallback is not None:
-        reason, detail = servable.fallback.reason, servable.fallback.explain()
+        reason, detail = servable.fallback.reason, servable.fallback.detail
     return ModelInfo(
         name=slot.name,
         version=servable.id.version,
@@ -53,7 +53,7 @@ def model_info(slot: ModelSlot, requested: str) -> ModelInfo:
 def device_info(
     config: Config,
     slots: Mapping[str, ModelSlot],
-    captures: Iterable[CaptureWorker],
+    captures: Iterable[Capture],
     last_stop: str,
 ) -> DeviceInfo:
     """Describe the device: what it is, what it sees with, what it runs."""

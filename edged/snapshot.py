@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,9 +12,9 @@ import numpy as np
 
 from edged.camera.source import open_camera
 from edged.config import CameraConfig, ModelConfig
-from edged.errors import StoreError
+from edged.errors import StoreError, ValidationError
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import load_servable
+from edged.inference.servable import Servable, load_servable
 from edged.prediction import Classes, FoundObject, Result, ScoredClass
 
 # A live camera's first pictures are dark or tinted until exposure and white balance settle.
@@ -64,7 +64,12 @@ class Snapshot:
 
 
 def take_snapshot(
-    camera_config: CameraConfig, model_config: ModelConfig, output: Path, edgetpu_library: str
+    camera_config: CameraConfig,
+    model_config: ModelConfig,
+    output: Path,
+    edgetpu_library: str,
+    *,
+    service_runs: bool,
 ) -> Snapshot:
     """Save one frame as the model sees it.
 
@@ -73,13 +78,14 @@ def take_snapshot(
         model_config: whose input.
         output: .png or .jpg.
         edgetpu_library: as in the configuration.
+        service_runs: whether a daemon may be using the Edge TPU.
 
     Raises:
         CameraError: no frame.
         ValidationError, AcceleratorError: no model.
         StoreError: `snapshot_not_written`.
     """
-    servable = load_servable(model_config, edgetpu_library=edgetpu_library)
+    servable = _load(model_config, edgetpu_library, service_runs=service_runs)
     camera = open_camera(camera_config)
     try:
         picture = camera.read(camera_config.stall_s)
@@ -108,3 +114,22 @@ def take_snapshot(
             advice="The name must end in .png or .jpg, and its directory must be writable.",
         )
     return Snapshot(output, (width, height), (view.shape[1], view.shape[0]), result)
+
+
+def _load(config: ModelConfig, library: str, *, service_runs: bool) -> Servable:
+    """Load the model for the CPU if it can run there.
+
+    A second process that opens an Edge TPU ends the one that has it.
+    """
+    try:
+        return load_servable(replace(config, accelerator="cpu"), edgetpu_library=library)
+    except ValidationError as error:
+        if error.reason != "model_needs_edgetpu":
+            raise
+        if service_runs:
+            raise StoreError(
+                "service_runs",
+                "the service has the Edge TPU, and there is no file of this model for the CPU.",
+                advice="Stop the service first.",
+            ) from error
+    return load_servable(config, edgetpu_library=library)

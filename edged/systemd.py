@@ -68,7 +68,7 @@ class Notifier:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.settimeout(1.0)
             try:
-                sender.sendto("\n".join(lines).encode(), address)
+                sender.sendto("\n".join(lines).encode(errors="backslashreplace"), address)
             except OSError as error:
                 log.debug("the service manager does not listen: %s", error)
 
@@ -95,14 +95,17 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record."""
         fields = {f"EDGED_{key.upper()}": value for key, value in fields_of(record).items()}
-        self._send(
-            self.format(record),
-            PRIORITY=_PRIORITY.get(record.levelno, _DEBUG),
-            SYSLOG_IDENTIFIER="edged",
-            LOGGER=record.name,
-            THREAD_NAME=record.threadName,
-            **fields,
-        )
+        try:
+            self._send(
+                self.format(record),
+                PRIORITY=_PRIORITY.get(record.levelno, _DEBUG),
+                SYSLOG_IDENTIFIER="edged",
+                LOGGER=record.name,
+                THREAD_NAME=record.threadName,
+                **fields,
+            )
+        except (OSError, ValueError):
+            self.handleError(record)  # a journal that hiccups must not end the thread that logs
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str]:

@@ -17,8 +17,9 @@ FLOORS = [
     ["inference.postprocess"],
     # From here on the world is touched: one adapter for each part of it.
     ["camera.clock", "camera.videoio", "pipeline.bell"],
-    ["board", "breadcrumb", "systemd", "camera.live", "camera.v4l2",
-     "camera.imagefile", "camera.pixels", "inference.edgetpu", "mqtt.reasons", "mqtt.traffic"],
+    ["board", "breadcrumb", "lock", "systemd", "camera.live", "camera.v4l2",
+     "camera.imagefile", "camera.pixels", "inference.edgetpu", "inference.factory",
+     "mqtt.reasons", "mqtt.traffic"],
     ["camera.paced", "camera.pirequests", "inference.interpreter", "mqtt.credentials"],
     ["camera.images", "camera.opencv", "camera.picamera", "camera.synthetic",
      "inference.servable", "mqtt.connection"],
@@ -27,7 +28,8 @@ FLOORS = [
     ["camera.source", "pipeline.inference", "pipeline.recovery"],
     ["pipeline.capture", "pipeline.publisher", "snapshot"],
     ["report"],
-    ["daemon", "doctor"],
+    ["assembly", "doctor"],
+    ["daemon"],
     ["cli", "demo"],
     ["__main__"],
 ]  # fmt: skip

@@ -1,7 +1,10 @@
 """The whole daemon against a real broker: what a subscriber sees, whatever goes wrong."""
 
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +15,10 @@ import orjson
 import pytest
 from sim import models
 from sim.broker import Broker, Subscriber, wait_for
+from sim.broker import free_port as unused_port
 from sim.delegate import MODE_VARIABLE, delegate_or_skip
 from sim.device import BELT, Device
-from sim.tcp import Silence
+from sim.tcp import Proxy, Silence
 
 pytestmark = pytest.mark.broker
 
@@ -131,6 +135,19 @@ def test_sigterm_ends_within_two_seconds(broker, subscriber, make) -> None:
         again.close()
 
 
+def test_sigterm_ends_within_two_seconds_while_a_load_hangs(broker, make, tpu) -> None:
+    path, top = tpu
+    body = model_and_camera(path, model='accelerator = "edgetpu"')
+    environment = {MODE_VARIABLE: "hang_after:1"}  # the warm-up
+    device = make(broker.port, body, top=top, environment=environment).start()
+    time.sleep(1.5)
+    assert "READY=1" not in device.notices
+
+    code, seconds = device.stop()
+
+    assert (code, seconds < 2.0) == (0, True), device.log
+
+
 @pytest.mark.parametrize("trouble", ["no_broker", "black_hole", "no_camera", "hung_invoke"])
 def test_sigterm_ends_within_two_seconds_in_any_trouble(
     request, broker, free_port, tmp_path, make, trouble
@@ -176,40 +193,50 @@ def test_killed_the_will_says_offline_and_the_next_start_says_crash(
 
 
 def test_the_broker_is_killed_and_restarted_and_nothing_is_lost(broker, make) -> None:
-    before = Subscriber(broker.port, f"{P}/#").connect()
-    device = make(broker.port).start().wait_ready()
-    wait_for("predictions", lambda: len(predictions(before)) >= 5)
-    broker.kill()
-    time.sleep(1.0)
-    broker.start()
-    before.connect()
-    count = len(predictions(before))
-    wait_for("predictions again", lambda: len(predictions(before)) >= count + 40, 25.0)
-    wait_for("info again", lambda: before.of(f"{P}/available")[-1] == b"online")
-    before.close()
+    """The device goes through a proxy, so that the subscriber is back before it is."""
+    proxy = Proxy(broker.port)
+    listening = Subscriber(broker.port, f"{P}/#").connect()
+    device = make(proxy.port).start().wait_ready()
+    try:
+        wait_for("predictions", lambda: len(predictions(listening)) >= 5)
+        proxy.close()
+        time.sleep(0.5)  # whatever was on its way has arrived
+        broker.kill()
+        time.sleep(1.0)
+        broker.start()
+        listening.connect()
+        proxy = Proxy(broker.port, port=proxy.port)
+        count = len(predictions(listening))
+        wait_for("predictions again", lambda: len(predictions(listening)) >= count + 40, 25.0)
+        assert listening.of(f"{P}/available")[-1] == b"online"
+    finally:
+        proxy.close()
+        listening.close()
 
-    seqs = [p["seq"] for p in predictions(before)]
-    # The subscriber may have been later than the device: what it saw after is without a hole.
-    after = seqs[count:]
-    assert after == sorted(after)
-    assert set(range(after[0], after[-1] + 1)) == set(after)
+    seqs = [p["seq"] for p in predictions(listening)]
+    assert set(range(1, max(seqs) + 1)) == set(seqs), "a prediction is missing"
+    firsts = list(dict.fromkeys(seqs))
+    assert firsts == sorted(firsts), "order"
     assert device.process.poll() is None
 
 
 def test_a_broker_that_is_absent_at_the_start(make, free_port, tmp_path) -> None:
     device = make(free_port).start().wait_ready()
     time.sleep(1.5)  # predictions pile up
+    proxy_port, broker_port = free_port, unused_port()
     (tmp_path / "late").mkdir()
-    broker = Broker(tmp_path / "late", port=free_port).start()
-    late = Subscriber(free_port, f"{P}/#").connect()
+    broker = Broker(tmp_path / "late", port=broker_port).start()
+    late = Subscriber(broker.port, f"{P}/#").connect()
+    proxy = Proxy(broker.port, port=proxy_port)  # only now can the device get through
     try:
         wait_for("predictions", lambda: len(predictions(late)) > 30, 25.0)
         seqs = [p["seq"] for p in predictions(late)]
-        assert seqs == sorted(seqs)
+        assert seqs == list(range(1, len(seqs) + 1)), "from the very first one on"
         assert "broker" in "".join(device.notices)
     finally:
         late.close()
         device.close()
+        proxy.close()
         broker.stop()
 
 
@@ -348,6 +375,125 @@ def test_reload_of_a_wrong_configuration_changes_nothing(
     assert seqs == list(range(1, len(seqs) + 1)), "not even a frame was dropped"
 
 
+def test_reload_takes_a_replaced_model_file(broker, subscriber, make, tmp_path) -> None:
+    path = models.write(tmp_path / "m.tflite", models.classifier())
+    device = make(broker.port, model_and_camera(path)).start().wait_ready()
+    wait_for("predictions", lambda: predictions(subscriber))
+    old = predictions(subscriber)[0]["sha256"]
+    models.write(tmp_path / "new", models.classifier("int8")).replace(path)
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+
+    wait_for("the new one", lambda: predictions(subscriber)[-1]["sha256"] != old)
+
+
+def test_reload_takes_models_that_are_no_more_off_the_broker(broker, subscriber, make) -> None:
+    device = make(broker.port).start().wait_ready()
+    wait_for("the model", lambda: last(subscriber, "model/belt"))
+    device.write(
+        BELT.replace('name = "belt"', 'name = "new"').replace('model = "belt"', 'model = "new"')
+    )
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+    wait_for("the new one", lambda: last(subscriber, "model/new"))
+
+    late = Subscriber(broker.port, f"{P}/#").connect()
+    try:
+        wait_for("retained", lambda: late.of(f"{P}/model/new"))
+        assert late.of(f"{P}/model/belt") == []
+        assert subscriber.of(f"{P}/available") == [b"online"], "the session went on"
+    finally:
+        late.close()
+
+
+def test_reload_while_the_broker_is_away_keeps_what_waits(make, free_port, tmp_path) -> None:
+    device = make(free_port).start().wait_ready()
+    time.sleep(1.0)
+    device.write(BELT.replace('"front"', '"back"'))
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+    (tmp_path / "late").mkdir()
+    broker = Broker(tmp_path / "late", port=unused_port()).start()
+    late = Subscriber(broker.port, f"{P}/#").connect()
+    proxy = Proxy(broker.port, port=free_port)
+    try:
+        wait_for("the new camera", lambda: predictions(late, "back"), 25.0)
+        seqs = [p["seq"] for p in predictions(late)]
+        assert len(seqs) > 5, "the old camera's predictions arrive all the same"
+        assert seqs == list(range(1, len(seqs) + 1))
+    finally:
+        late.close()
+        device.close()
+        proxy.close()
+        broker.stop()
+
+
+def test_reloads_during_long_invokes_share_no_interpreter(broker, subscriber, make, tpu) -> None:
+    path, top = tpu
+    body = model_and_camera(path, model='accelerator = "edgetpu"')
+    environment = {MODE_VARIABLE: "slow:700"}
+    device = make(broker.port, body, top=top, environment=environment).start().wait_ready()
+    wait_for("predictions", lambda: predictions(subscriber))
+    for i in range(3):
+        device.write(body.replace('"front"', f'"front{i}"'))
+        device.signal(signal.SIGHUP)
+        device.wait_ready(times=2 + i)
+
+    wait_for("predictions go on", lambda: predictions(subscriber, "front2"), 20.0)
+    assert "Traceback" not in device.log
+    code, seconds = device.stop()
+    assert (code, seconds < 2.0) == (0, True)
+
+
+def test_reload_goes_on_while_an_accelerator_is_away(
+    broker, subscriber, make, tpu, tmp_path
+) -> None:
+    path, top = tpu
+    mode = tmp_path / "mode"
+    mode.write_text("invoke_error_after:20")
+    body = model_and_camera(path, model='accelerator = "edgetpu"')
+    device = make(broker.port, body, top=top, environment={MODE_VARIABLE: f"@{mode}"})
+    device.start().wait_ready()
+    mode.write_text("no_device")
+    wait_for("told", lambda: model_info(subscriber).get("reason") == "edgetpu_no_device", 20.0)
+    device.write(body.replace('"front"', '"back"'))
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+    wait_for("the new name", lambda: camera_info(subscriber).get("name") == "back")
+    mode.write_text("ok")
+
+    wait_for("back", lambda: predictions(subscriber, "back"), 25.0)
+
+
+def test_one_daemon_per_state_directory(broker, make) -> None:
+    device = make(broker.port).start().wait_ready()
+    other = Device(device.folder, broker.port)
+    other.write(BELT)
+    done = subprocess.run(
+        [sys.executable, "-m", "edged", "run", "--config", str(other.config)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "another edged runs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert device.process.poll() is None
+
+
+def test_a_file_name_that_is_no_text(broker, subscriber, make, tmp_path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"no picture")
+    path = models.write(tmp_path / "m.tflite", models.classifier())
+    device = make(broker.port, model_and_camera(path, f"images:{folder}")).start().wait_ready()
+
+    wait_for("the reason", lambda: camera_info(subscriber).get("reason") == "camera_no_images")
+    assert device.process.poll() is None
+
+
 # The watchdog and the Edge TPU
 
 
@@ -451,7 +597,7 @@ def test_no_edge_tpu_at_the_start_is_told_on_mqtt(broker, subscriber, make, tpu,
         (["--model", "belt"], 78, "--camera"),
         (["--model", "belt", "--camera", "telescope:3"], 78, "synthetic"),
         (["--model", "belt", "--camera", "synthetic", "--broker", "host:http"], 78, "port"),
-        (["--model", "belt", "--camera", "synthetic", "--device-id", "a/b"], 78, "device_id"),
+        (["--model", "belt", "--camera", "synthetic", "--device-id", "a/b"], 78, "--device-id"),
         (["--model", "nowhere.tflite", "--camera", "synthetic"], 1, "no model file"),
         (["--model", "/etc/hostname", "--camera", "synthetic"], 1, "not a .tflite"),
         (["--model", "/tmp", "--camera", "synthetic"], 1, "directory"),

@@ -1,7 +1,11 @@
 """Models become servables: kinds, labels, accelerators, and every way a file can be wrong."""
 
+import gc
+import io
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -215,6 +219,92 @@ def test_the_runtime_asked_for_must_be_there() -> None:
         assert "pip install" in caught.value.advice
 
 
+def test_a_detector_without_a_background_column(tmp_path) -> None:
+    """`num_classes` of the operator decides, not the number of columns."""
+    data = models.detector("uint8", background=False)
+    labels = ["first", "second", "third", "dull"]
+    servable = load(models.write(tmp_path / "m.tflite", models.with_metadata(data, labels)))
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[30:60, 80:120] = PIXELS["blue"]
+
+    assert servable.labels == tuple(labels)
+    assert predict(servable, image).objects[0].label in ("third", "dull")
+    assert "third" in {found.label for found in predict(servable, image).objects}
+
+
+def test_labels_of_the_configuration_replace_unreadable_ones_inside(tmp_path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("labels.txt", b"\xff\xfe\xff")
+    path = models.write(tmp_path / "m.tflite", models.classifier() + packed.getvalue())
+    own = tmp_path / "own.txt"
+    own.write_text("a\nb\nc\nd\n")
+
+    with pytest.raises(EdgedError) as caught:
+        load(path)
+    assert caught.value.reason == "labels_unreadable"
+    assert load(path, labels=str(own)).labels == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((127.5,), (58.0, 57.0, 57.0)), ((1.0, 2.0, 3.0), (255.0,))]
+)
+def test_one_value_of_mean_or_std_stands_for_all_channels(tmp_path, mean, std) -> None:
+    path = models.write(tmp_path / "m.tflite", models.classifier("float32"))
+    servable = load(path, mean=mean, std=std)
+
+    preprocessor = Preprocessor(servable.input)
+    tensor = next(preprocessor.slots())
+    preprocessor.write(np.full((8, 8, 3), 100, np.uint8), "rgb", tensor)
+
+    expected = (100 - np.broadcast_to(mean, 3)) / np.broadcast_to(std, 3)
+    assert np.allclose(tensor[0, 4, 4], expected)
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("~nosuchuser/m.tflite", "model_missing"),
+        ("/dev/zero", "model_unreadable"),
+        ("x" * 300 + ".tflite", "model_unreadable"),
+        ("/etc/hostname/m.tflite", "model_missing"),
+    ],
+)
+def test_names_that_lead_nowhere(factory, reason) -> None:
+    with pytest.raises(EdgedError, match="model 'm'") as caught:
+        load(Path(factory))
+
+    assert caught.value.reason == reason
+
+
+def test_a_long_name_has_no_sibling(tmp_path) -> None:
+    path = models.write(tmp_path / ("x" * 244 + ".tflite"), models.classifier())
+
+    assert load(path).accelerator == "cpu"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "m.tflite")
+
+    with pytest.raises(EdgedError) as caught:
+        load(tmp_path / "m.tflite")
+    assert caught.value.reason == "model_unreadable"
+    path = models.write(tmp_path / "good.tflite", models.classifier())
+    with pytest.raises(EdgedError) as caught:
+        load(path, labels=str(tmp_path / "m.tflite"))
+    assert caught.value.reason == "labels_unreadable"
+
+
+def test_a_replaced_file_is_noticed(tmp_path) -> None:
+    path = models.write(tmp_path / "m.tflite", models.classifier())
+    servable = load(path)
+    assert servable.file_unchanged()
+    models.write(tmp_path / "new.tflite", models.classifier("int8")).replace(path)
+    assert not servable.file_unchanged()
+    path.unlink()
+    assert not servable.file_unchanged()
+
+
 # The delegate: a small library that the real dlopen loads, in place of libedgetpu.
 
 
@@ -298,6 +388,22 @@ def test_auto_falls_back_to_the_cpu_file_and_says_why(
     assert servable.fallback is not None
     assert servable.fallback.reason == "edgetpu_no_device"
     assert predict(servable, plain("blue")).classes[0].label == "class 2"
+
+
+def test_a_fallback_lets_the_accelerator_go(monkeypatch, tmp_path, library, edgetpu_model) -> None:
+    """The failed interpreter is destroyed while the one on the CPU lives."""
+    log = tmp_path / "log"
+    monkeypatch.setenv(MODE_VARIABLE, "invoke_error")
+    monkeypatch.setenv(LOG_VARIABLE, str(log))
+    models.write(tmp_path / "m.tflite", models.classifier())
+
+    servable = load(edgetpu_model, library)
+
+    assert servable.fallback is not None
+    assert servable.fallback.reason == "edgetpu_failed"
+    gc.collect()
+    assert log.read_text().splitlines()[-1] == "destroyed"
+    assert predict(servable, plain("green")).classes[0].label == "class 1"
 
 
 def test_auto_without_a_cpu_file_is_refused_with_the_device_s_reason(

@@ -100,6 +100,23 @@ def test_records_reach_the_journal_with_their_fields() -> None:
     assert "EDGED_REASON" not in fields
 
 
+def test_a_journal_that_fails_does_not_end_the_thread_that_logs(capsys) -> None:
+    def send(message, **fields) -> None:
+        raise OSError("no journal")
+
+    logger = logging.Logger("edged.test")
+    logger.addHandler(JournalHandler(send))
+
+    logger.warning("hello")
+
+
+def test_a_status_of_any_bytes(manager) -> None:
+    address, received = manager
+    Notifier({"NOTIFY_SOCKET": address}).status("a \udcff file")
+
+    assert received() == "STATUS=a \\udcff file"
+
+
 def test_without_the_library_the_journal_gets_priorities(tmp_path) -> None:
     """stderr is the journal's, systemd-python is not there: `<4>` before each line."""
     program = (

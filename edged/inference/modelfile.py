@@ -40,6 +40,7 @@ class Operator:
     custom: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    options: bytes = b""  # of a custom operator, usually a FlexBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ModelFile:
         inputs: tensor numbers.
         outputs: tensor numbers.
         shapes: of every tensor of the main subgraph.
-        labels: from the label file packed inside, or None.
+        label_file: content of the label file packed inside, or None; for `parse_labels`.
         mean: normalisation per channel from the metadata, or None.
         std: the same; a pixel enters the model as (pixel - mean) / std.
     """
@@ -60,7 +61,7 @@ class ModelFile:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
-    labels: tuple[str, ...] | None = None
+    label_file: bytes | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -219,9 +220,14 @@ def _read(data: bytes) -> ModelFile:
     if graph is None:
         raise ValueError
     # SubGraph: tensors 0, inputs 1, outputs 2, operators 3. Operator: opcode_index 0,
-    # inputs 1, outputs 2. Tensor: shape 0.
+    # inputs 1, outputs 2, custom_options 5. Tensor: shape 0.
     operators = tuple(
-        Operator(*names[op.integer(0, number_types.Uint32Flags)], op.integers(1), op.integers(2))
+        Operator(
+            *names[op.integer(0, number_types.Uint32Flags)],
+            op.integers(1),
+            op.integers(2),
+            op.raw(5),
+        )
         for op in graph.tables(3)
     )
     shapes = tuple(tensor.integers(0) for tensor in graph.tables(0))
@@ -230,9 +236,8 @@ def _read(data: bytes) -> ModelFile:
         raise ValueError
     metadata = _metadata(model)
     mean, std = _normalisation(metadata) if metadata else (None, None)
-    return ModelFile(
-        operators, inputs, outputs, shapes, labels=_labels(data, metadata), mean=mean, std=std
-    )
+    label_file = _label_file(data, metadata)
+    return ModelFile(operators, inputs, outputs, shapes, label_file, mean, std)
 
 
 def _operator_name(code: _Table) -> tuple[str, bool]:
@@ -279,19 +284,19 @@ def _normalisation(
     return None, None
 
 
-def _labels(data: bytes, metadata: _Table | None) -> tuple[str, ...] | None:
+def _label_file(data: bytes, metadata: _Table | None) -> bytes | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-            name = _label_file(names, metadata)
+            name = _label_name(names, metadata)
             if name is None or archive.getinfo(name).file_size > LABELS_LIMIT_BYTES:
                 return None
-            return parse_labels(archive.read(name))
+            return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, NotImplementedError):
         return None  # no zip behind the model is the usual case
 
 
-def _label_file(names: list[str], metadata: _Table | None) -> str | None:
+def _label_name(names: list[str], metadata: _Table | None) -> str | None:
     if metadata is not None:
         # TensorMetadata: associated_files 6. AssociatedFile: name 0, type 2.
         for tensor in _tensor_metadata(metadata, 3):

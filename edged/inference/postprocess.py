@@ -6,15 +6,17 @@ detector, a single output of one value per class a classifier. Anything else is 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from flatbuffers import flexbuffers
 
 from edged.errors import ValidationError
-from edged.inference.modelfile import DETECTION_OPERATOR, ModelFile
+from edged.inference.modelfile import DETECTION_OPERATOR, ModelFile, Operator
 from edged.inference.preprocess import Geometry
 from edged.inference.tensors import Array, TensorSpec, dequantise
 from edged.prediction import Classes, FoundObject, Objects, Result, ScoredClass
@@ -79,10 +81,8 @@ def make_decoder(
             file.outputs.index(tensor) for tensor in detector.outputs if tensor in file.outputs
         )
         if len(order) == 4 and len(outputs) == 4 and len(detector.inputs) >= 2:
-            background_and_classes = file.shapes[detector.inputs[1]][-1]
-            return DetectionDecoder(
-                order, _detection_labels(labels, background_and_classes - 1), cut
-            )
+            count = _detected_classes(detector, file.shapes[detector.inputs[1]][-1])
+            return DetectionDecoder(order, _detection_labels(labels, count), cut)
     elif len(outputs) == 1:
         spec = outputs[0]
         count = int(np.prod(spec.shape))
@@ -120,6 +120,20 @@ def _class_labels(labels: Sequence[str] | None, count: int) -> tuple[str, ...]:
             f"there are {len(labels)} labels, but the model has {count} outputs{hint}",
         )
     return tuple(labels)
+
+
+def _detected_classes(detector: Operator, columns: int) -> int:
+    """Return the number of classes without the background.
+
+    The operator says it as `num_classes`; columns of scores beyond that are background and left
+    out of the class numbers. Without it there is one such column, as the SSD models have it.
+    """
+    try:
+        options = flexbuffers.Loads(bytearray(detector.options))
+        count = int(options["num_classes"])
+    except (ValueError, KeyError, TypeError, IndexError, struct.error, RecursionError):
+        return columns - 1
+    return count if 0 < count <= columns else columns - 1
 
 
 def _detection_labels(labels: Sequence[str] | None, count: int) -> tuple[str, ...]:

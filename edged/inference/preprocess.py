@@ -145,7 +145,11 @@ def pixel_table(spec: InputSpec) -> Array | None:
         # Without a normalisation a signed tensor holds the pixel less 128.
         return None if tensor.dtype == "uint8" else (raw - 128).astype(np.int8)[:, None, None]
     table = np.stack(
-        [quantise_table(tensor, (raw - m) / s) for m, s in zip(mean, std, strict=True)], axis=1
+        [
+            quantise_table(tensor, (raw - mean[i % len(mean)]) / std[i % len(std)])
+            for i in range(max(len(mean), len(std)))
+        ],
+        axis=1,
     )
     if not tensor.is_float:
         offset = 0 if tensor.dtype == "uint8" else 128

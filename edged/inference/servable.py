@@ -7,7 +7,6 @@ hands it to the inference thread and frees it after the last use.
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.config import ModelConfig
-from edged.errors import AcceleratorError, StoreError, ValidationError
+from edged.errors import AcceleratorError, EdgedError, Trouble, ValidationError
 from edged.inference.edgetpu import list_edgetpus
+from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.modelfile import ModelFile, parse_labels, read_model_file
 from edged.inference.postprocess import Cut, Decoder, make_decoder
 from edged.inference.preprocess import Geometry, InputSpec, geometry, image_input
 from edged.inference.tensors import Array
 from edged.prediction import ModelId, Result
-
-MODEL_LIMIT_BYTES = 512 * 1024 * 1024
-_BUNDLED = "belt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,7 @@ class Servable:
 
     Attributes:
         id: name, version, digest.
+        path: the file it was loaded from.
         input: how images become its input.
         accelerator: what it runs on: `cpu`, `edgetpu`, `usb:0`...
         requested: what was asked for.
@@ -64,11 +62,13 @@ class Servable:
         spec: InputSpec,
         decoder: Decoder,
         *,
+        path: Path,
         requested: str,
-        fallback: AcceleratorError | None,
+        fallback: Trouble | None,
         loaded_s: float,
     ) -> None:
         self.id = model
+        self.path = path
         self.input = spec
         self.runtime = interpreter.runtime
         self.accelerator = interpreter.accelerator
@@ -120,6 +120,13 @@ class Servable:
         outputs = self.infer(np.zeros(tensor.shape, tensor.dtype))
         self.decode(outputs, geometry(tensor.shape[1], tensor.shape[2], self.input))
 
+    def file_unchanged(self) -> bool:
+        """Say whether the file it was loaded from still has the same content."""
+        try:
+            return hashlib.sha256(read_model(self.path)).hexdigest() == self.id.sha256
+        except EdgedError:
+            return False
+
     def close(self) -> None:
         """Free the interpreter. Only after the last `infer`."""
         self._interpreter.close()
@@ -135,106 +142,70 @@ def load_servable(config: ModelConfig, *, edgetpu_library: str = "libedgetpu.so.
     Raises:
         ValidationError: the file is missing, is no model, or cannot run.
         AcceleratorError: the accelerator asked for is not to be had, or no runtime is installed.
-        StoreError: `model_unreadable`.
+        StoreError: `model_unreadable`, `labels_unreadable`.
     """
-    path = model_path(config.factory)
-    if config.accelerator == "cpu":
-        return _load(config, _variant(path, edgetpu=False), "cpu", edgetpu_library, None)
-    if config.accelerator != "auto":
-        variant = _variant(path, edgetpu=True)
-        return _load(config, variant, config.accelerator, edgetpu_library, None)
     try:
-        compiled = _variant(path, edgetpu=True)
+        return _choose(config, edgetpu_library)
+    except EdgedError as error:
+        raise error.about(f"model '{config.name}' ({config.factory})") from error
+
+
+def _choose(config: ModelConfig, library: str) -> Servable:
+    path = factory_path(config.factory)
+    if config.accelerator == "cpu":
+        return _load(config, variant(path, edgetpu=False), "cpu", library, None)
+    if config.accelerator != "auto":
+        return _load(config, variant(path, edgetpu=True), config.accelerator, library, None)
+    try:
+        compiled = variant(path, edgetpu=True)
     except ValidationError as error:
         if error.reason != "model_not_compiled":
             raise
-        return _load(config, path, "cpu", edgetpu_library, None)
+        return _load(config, path, "cpu", library, None)
     if compiled != path and not list_edgetpus():
         # The owner named the file for the CPU and has no Edge TPU: nothing to fall back from.
-        return _load(config, path, "cpu", edgetpu_library, None)
+        return _load(config, path, "cpu", library, None)
     try:
-        return _load(config, compiled, "edgetpu", edgetpu_library, None)
+        return _load(config, compiled, "edgetpu", library, None)
     except AcceleratorError as error:
         try:
-            plain = _variant(path, edgetpu=False)
+            plain = variant(path, edgetpu=False)
         except ValidationError:
             raise error from None
-        return _load(config, plain, "cpu", edgetpu_library, error)
-
-
-def model_path(factory: str) -> Path:
-    """Return the file that a `factory` names; the bare word `belt` is the bundled model."""
-    if factory == _BUNDLED:
-        return Path(str(importlib.resources.files("edged") / "data" / "belt.tflite"))
-    return Path(factory).expanduser()
-
-
-def read_model(path: Path) -> bytes:
-    """Read a model file, bounded.
-
-    Raises:
-        ValidationError: `model_missing`, `model_is_directory`, `model_too_large`.
-        StoreError: `model_unreadable`.
-    """
-    try:
-        if path.is_dir():
-            raise ValidationError("model_is_directory", f"the model {path} is a directory")
-        size = path.stat().st_size
-        if size > MODEL_LIMIT_BYTES:
-            raise ValidationError(
-                "model_too_large", f"the model {path} has {size} bytes, more than 512 MiB"
-            )
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ValidationError("model_missing", f"there is no model file {path}") from error
-    except (OSError, ValueError) as error:
-        raise StoreError("model_unreadable", f"cannot read the model {path}: {error}") from error
-
-
-def _variant(path: Path, *, edgetpu: bool) -> Path:
-    """Return the file, or its sibling, that is made for an Edge TPU or for the CPU."""
-    if read_model_file(read_model(path)).needs_edgetpu == edgetpu:
-        return path
-    stem = path.stem
-    sibling = path.with_name(
-        f"{stem}_edgetpu.tflite" if edgetpu else f"{stem.removesuffix('_edgetpu')}.tflite"
-    )
-    if (
-        sibling != path
-        and sibling.is_file()
-        and read_model_file(read_model(sibling)).needs_edgetpu == edgetpu
-    ):
-        return sibling
-    if edgetpu:
-        raise ValidationError(
-            "model_not_compiled",
-            f"the model {path.name} was not compiled for an Edge TPU: all of it would run on the"
-            f" CPU. Compile it with edgetpu_compiler and put {sibling.name} beside it",
-        )
-    raise ValidationError(
-        "model_needs_edgetpu",
-        f"the model {path.name} was compiled for an Edge TPU and cannot run on the CPU."
-        f" Put {sibling.name}, the file it was compiled from, beside it",
-    )
+        return _load(config, plain, "cpu", library, Trouble.of(error))
 
 
 def _load(
-    config: ModelConfig,
-    path: Path,
-    accelerator: str,
-    library: str,
-    fallback: AcceleratorError | None,
+    config: ModelConfig, path: Path, accelerator: str, library: str, fallback: Trouble | None
 ) -> Servable:
-    data = read_model(path)
-    file = read_model_file(data)
-    runtime = choose_runtime(config.runtime, edgetpu=accelerator != "cpu")
+    source = _Source(path, data := read_model(path), read_model_file(data))
     interpreter = Interpreter(
         path,
-        runtime,
+        choose_runtime(config.runtime, edgetpu=accelerator != "cpu"),
         threads=config.threads,
         accelerator=accelerator,
         edgetpu_library=library,
     )
+    try:
+        servable = _assemble(config, source, interpreter, fallback)
+        servable.warm_up()
+    except EdgedError:
+        interpreter.close()  # an error keeps its frames alive, and they would keep the accelerator
+        raise
+    return servable
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    data: bytes
+    file: ModelFile
+
+
+def _assemble(
+    config: ModelConfig, source: _Source, interpreter: Interpreter, fallback: Trouble | None
+) -> Servable:
+    file = source.file
     spec = InputSpec(
         image_input(interpreter.inputs),
         config.color,
@@ -242,28 +213,22 @@ def _load(
         config.mean if config.mean is not None else file.mean,
         config.std if config.std is not None else file.std,
     )
-    digest = hashlib.sha256(data).hexdigest()
     cut = Cut(config.top_k, config.min_score)
     decoder = make_decoder(file, interpreter.outputs, _labels(config, file), cut)
-    servable = Servable(
+    digest = hashlib.sha256(source.data).hexdigest()
+    return Servable(
         ModelId(config.name, f"0.0.0-factory-{digest[:8]}", digest),
         interpreter,
         spec,
         decoder,
+        path=source.path,
         requested=config.accelerator,
         fallback=fallback,
         loaded_s=time.time(),
     )
-    servable.warm_up()
-    return servable
 
 
 def _labels(config: ModelConfig, file: ModelFile) -> tuple[str, ...] | None:
     """Return labels from the configured file, else from inside the model, else None."""
-    if config.labels is None:
-        return file.labels
-    path = Path(config.labels).expanduser()
-    try:
-        return parse_labels(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError("labels_unreadable", f"cannot read the labels {path}: {error}") from error
+    content = file.label_file if config.labels is None else read_labels(config.labels)
+    return None if content is None else parse_labels(content)

@@ -9,6 +9,7 @@ a camera's password.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import orjson
 
@@ -258,7 +259,7 @@ def encode_info(info: DeviceInfo) -> bytes:
     for model in message["models"]:
         model["detail"] = redacted(model["detail"])
     message["last_stop"] = redacted(message["last_stop"])
-    return orjson.dumps({"schema": SCHEMA, **message})
+    return _dumps({"schema": SCHEMA, **message})
 
 
 def encode_model_state(state: ModelState) -> bytes:
@@ -267,12 +268,12 @@ def encode_model_state(state: ModelState) -> bytes:
     for role in ("active", "previous", "trial"):
         if message[role] is not None:
             message[role]["since"] = round(float(message[role]["since"]), 3)
-    return orjson.dumps({"schema": SCHEMA, **message})
+    return _dumps({"schema": SCHEMA, **message})
 
 
 def encode_stats(stats: Stats) -> bytes:
     """Return the payload of `stats`: the fields of `Stats` in order, floats to 3 decimals."""
-    return orjson.dumps({"schema": SCHEMA, **_rounded(asdict(stats))})
+    return _dumps({"schema": SCHEMA, **_rounded(asdict(stats))})
 
 
 def _short(value: float) -> float:
@@ -291,4 +292,23 @@ def _round_any(value: object) -> object:
         return _rounded(value)
     if isinstance(value, tuple | list):
         return [_round_any(part) for part in value]
+    return value
+
+
+def _dumps(message: dict[str, object]) -> bytes:
+    try:
+        return orjson.dumps(message)
+    except TypeError:
+        # A file name that is not UTF-8 has become surrogates, which JSON cannot carry.
+        clean: dict[str, object] = _printable(message)
+        return orjson.dumps(clean)
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_printable(key): _printable(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_printable(part) for part in value]
     return value

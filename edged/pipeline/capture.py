@@ -29,6 +29,10 @@ _LONGEST_WAIT_S = 30.0
 _SETTLED_S = 30.0
 # How much longer than its own time limit a read may take before the thread is given up.
 _HANG_GRACE_S = 5.0
+# Opening has no limit of its own everywhere; a slow one must not be taken for a hang.
+_OPEN_GRACE_S = 30.0
+# So many hung threads of one camera are left behind; another begins when one of them ends.
+_MOST_LEFT = 3
 
 T = TypeVar("T")
 
@@ -75,6 +79,7 @@ class CaptureWorker:
         open_camera: makes an open camera or raises `CameraError`.
         numbers: frame numbers, which go on when a hung worker is replaced.
         changed: called after every change of state.
+        after_hang: set in a worker that replaces a hung one: says whether it may begin.
     """
 
     def __init__(
@@ -84,10 +89,13 @@ class CaptureWorker:
         open_camera: OpenCamera,
         numbers: FrameNumbers,
         changed: Callable[[], None],
+        *,
+        after_hang: Callable[[], bool] | None = None,
     ) -> None:
         self.config = config
         self.lane = lane
         self.numbers = numbers
+        self._after_hang = after_hang
         self.state = CameraState("opening", "", config.source.partition(":")[0], time.time())
         self._open = open_camera
         self._changed = changed
@@ -116,6 +124,11 @@ class CaptureWorker:
         if self._thread.is_alive() and camera is not None:
             camera.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def hung(self) -> bool:
         """Say whether a call into the camera has outlived its own time limit.
 
@@ -124,10 +137,15 @@ class CaptureWorker:
         since, camera = self._waiting_since_s, self._camera
         if since is None:
             return False
-        limit_s = self.config.stall_s + (camera.pause_s if camera else 0.0) + _HANG_GRACE_S
-        return time.monotonic() - since > limit_s
+        grace_s = _OPEN_GRACE_S if camera is None else camera.pause_s + _HANG_GRACE_S
+        return time.monotonic() - since > self.config.stall_s + grace_s
 
     def _run(self) -> None:
+        if self._after_hang is not None:
+            self._set("waiting", "camera_hung", "The camera's driver hangs; another try follows.")
+            while not self._after_hang():
+                if self._stopping.wait(_TURN_S):
+                    return
         wait_s = _FIRST_WAIT_S
         while not self._stopping.is_set():
             opened_s = time.monotonic()
@@ -142,7 +160,6 @@ class CaptureWorker:
                 self._set("waiting", error.reason, error.explain())
                 self._stopping.wait(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-                self.lane.counters.reconnects += 1
             except Exception:
                 # A camera closed under its reader may fail in any way; that is no bug.
                 if not self._stopping.is_set():
@@ -158,10 +175,11 @@ class CaptureWorker:
                 if self._stopping.is_set():
                     return
                 if self.state.state != "streaming":
+                    self.lane.counters.reconnects += self.state.state == "waiting"
                     self._set("streaming", "", camera.description)
-                self._deliver(picture)
+                delivered = self._deliver(picture)
                 if self.config.fps == 0:
-                    self._await_turn()
+                    self._await_turn(delivered=delivered)
         finally:
             self._camera = None
             self._timed(camera.close)
@@ -173,14 +191,15 @@ class CaptureWorker:
         finally:
             self._waiting_since_s = None
 
-    def _deliver(self, picture: Picture) -> None:
+    def _deliver(self, picture: Picture) -> bool:
+        """Put the picture into the mailbox; return whether there is a model to take it."""
         lane, counters = self.lane, self.lane.counters
         counters.captured += 1
         number = self.numbers.next()
         servable = lane.model.current
         if servable is None:
             counters.no_model += 1
-            return
+            return False
         if self._preprocessor is None or self._preprocessor.spec is not servable.input:
             self._preprocessor = Preprocessor(servable.input, self.config.rotate)
         preprocessor = self._preprocessor
@@ -192,9 +211,12 @@ class CaptureWorker:
             self.config.name, number, picture.captured_s, picture.captured_mono_s, height, width
         )
         lane.mailbox.put(slot)
+        return True
 
-    def _await_turn(self) -> None:
+    def _await_turn(self, *, delivered: bool) -> None:
         """Wait until the model has taken the frame: `fps = 0` is as fast as the model goes."""
+        if not delivered:
+            self._stopping.wait(_TURN_S)
         while not self._stopping.is_set() and not self.lane.mailbox.wait_taken(_TURN_S):
             pass
 
@@ -211,3 +233,66 @@ class CaptureWorker:
                 extra={"fields": fields},
             )
             self._changed()
+
+
+class Capture:
+    """One camera: its capture thread, and those that hang in a driver and were left behind.
+
+    Args:
+        config: the camera's configuration.
+        lane: where frames go.
+        open_camera: makes an open camera or raises `CameraError`.
+        changed: called after every change of state.
+    """
+
+    def __init__(
+        self,
+        config: CameraConfig,
+        lane: Lane,
+        open_camera: OpenCamera,
+        changed: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.lane = lane
+        self._open = open_camera
+        self._changed = changed
+        self._worker = CaptureWorker(config, lane, open_camera, FrameNumbers(), changed)
+        self._left: list[CaptureWorker] = []
+        self._wait_s = _FIRST_WAIT_S
+
+    @property
+    def state(self) -> CameraState:
+        """What the camera is doing."""
+        return self._worker.state
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._worker.start()
+
+    def ask_to_stop(self) -> None:
+        """Make the thread end after the read that is under way."""
+        self._worker.ask_to_stop()
+
+    def stop(self, timeout_s: float) -> None:
+        """Make the thread end; see `CaptureWorker.stop`."""
+        self._worker.stop(timeout_s)
+
+    def supervise(self) -> None:
+        """Replace a thread that hangs. Main thread, every now and then."""
+        if not self._worker.hung():
+            return
+        hung = self._worker
+        hung.ask_to_stop()
+        self.lane.counters.errors["camera_hung"] += 1
+        self._left = [worker for worker in (*self._left, hung) if worker.alive]
+        due_s = time.monotonic() + self._wait_s
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+
+        def may_begin() -> bool:
+            room = sum(worker.alive for worker in self._left) < _MOST_LEFT
+            return room and time.monotonic() >= due_s
+
+        self._worker = CaptureWorker(
+            self.config, self.lane, self._open, hung.numbers, self._changed, after_hang=may_begin
+        )
+        self._worker.start()

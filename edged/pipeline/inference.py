@@ -61,7 +61,7 @@ class InferenceWorker:
         self._results = results
         self._next = 0
         self._stopping = False
-        self._begun_s: float | None = None
+        self._due_s: float | None = None
         # A daemon thread: an invoke that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -77,10 +77,10 @@ class InferenceWorker:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def busy_s(self) -> float:
-        """Return for how long the present invoke has been running, seconds; 0 when idle."""
-        begun = self._begun_s
-        return 0.0 if begun is None else time.monotonic() - begun
+    def stuck(self) -> bool:
+        """Say whether the present invoke has outlived its model's limit."""
+        due = self._due_s
+        return due is not None and time.monotonic() > due
 
     def _run(self) -> None:
         while True:
@@ -113,7 +113,7 @@ class InferenceWorker:
             return
         if slot.stamp is None or slot.place is None:
             raise AssertionError("a slot was put without its frame")
-        self._begun_s = time.monotonic()
+        self._due_s = time.monotonic() + lane.model.invoke_limit_s
         try:
             outputs = servable.infer(slot.tensor)
         except EdgedError as error:
@@ -121,7 +121,7 @@ class InferenceWorker:
             lane.model.did_not_run(error)
             return
         finally:
-            self._begun_s = None
+            self._due_s = None
         lane.model.ran()
         lane.counters.inferred += 1
         self._hand_on(Inference(lane, servable, slot.stamp, slot.place, outputs))

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from edged.errors import EdgedError
+from edged.errors import EdgedError, Trouble
 from edged.inference.servable import Servable
 from edged.pipeline.bell import Bell
 
 # A single failed invoke may be a hiccup; as many as this in a row are a broken accelerator.
 _FAILURES_IN_A_ROW = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a model does not run as it should: stable slug and words."""
-
-    reason: str
-    detail: str
 
 
 class ModelSlot:
@@ -29,10 +19,12 @@ class ModelSlot:
     Args:
         name: the configured name.
         bell: of the inference thread that runs this model.
+        invoke_limit_s: an invoke that takes longer is stuck; seconds.
     """
 
-    def __init__(self, name: str, bell: Bell) -> None:
+    def __init__(self, name: str, bell: Bell, invoke_limit_s: float = 10.0) -> None:
         self.name = name
+        self.invoke_limit_s = invoke_limit_s
         self.current: Servable | None = None
         self._bell = bell
         self._in_use: Servable | None = None
@@ -81,7 +73,7 @@ class ModelSlot:
     def did_not_run(self, error: EdgedError) -> None:
         """Record an invoke, or a load, that failed. Whoever tried; never two at a time."""
         self._failures += 1
-        self._not_run = Trouble(error.reason, error.explain())
+        self._not_run = Trouble.of(error)
 
     def was_read(self) -> None:
         """Record outputs that made sense. Publisher thread only."""
@@ -89,7 +81,7 @@ class ModelSlot:
 
     def was_not_read(self, error: EdgedError) -> None:
         """Record outputs that made no sense. Publisher thread only."""
-        self._not_read = Trouble(error.reason, error.explain())
+        self._not_read = Trouble.of(error)
 
     @property
     def broken(self) -> bool:

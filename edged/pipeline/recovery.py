@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _FIRST_WAIT_S = 2.0
 _LONGEST_WAIT_S = 60.0
+# After this long without an attempt the next one counts as the first.
+_SETTLED_S = 60.0
 # How long to wait for the inference thread to let go of a servable.
 _LET_GO_S = 30.0
 
@@ -63,10 +65,11 @@ class ModelRecovery:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Make the thread end after the load that is under way."""
+    def stop(self, timeout_s: float) -> bool:
+        """Make the thread end after the load that is under way; return whether it has in time."""
         self._stopping.set()
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def busy_s(self) -> float:
         """Return for how long the present load has been running, seconds; 0 when idle."""
@@ -76,7 +79,10 @@ class ModelRecovery:
     def _run(self) -> None:
         while not self._stopping.wait(_TICK_S):
             for name, slot in self._slots.items():
-                if time.monotonic() < self._due_s[name]:
+                now_s = time.monotonic()
+                if now_s > self._due_s[name] + _SETTLED_S:
+                    self._wait_s[name] = _FIRST_WAIT_S
+                if now_s < self._due_s[name]:
                     continue
                 if slot.broken or slot.current is None:
                     self._reload(name, slot)
@@ -85,6 +91,7 @@ class ModelRecovery:
 
     def _reload(self, name: str, slot: ModelSlot) -> None:
         """Free the broken servable first: the accelerator it holds opens only once."""
+        self._back_off(name)
         trouble = slot.trouble
         if slot.current is not None:
             log.warning(
@@ -97,9 +104,7 @@ class ModelRecovery:
             self._changed()
         servable = self._try(name, slot)
         if servable is not None:
-            slot.swap(servable, _LET_GO_S)
-            log.info("model %s: running on %s", name, servable.accelerator)
-            self._changed()
+            self._place(name, slot, servable)
 
     def _upgrade(self, name: str, slot: ModelSlot) -> None:
         """An Edge TPU is there now: move to it, but keep the CPU until it answers."""
@@ -110,27 +115,31 @@ class ModelRecovery:
         if servable.fallback is not None:
             servable.close()
             return
-        old = slot.swap(servable, _LET_GO_S)
-        if old is not None:
-            old.close()
-        log.info("model %s: back on %s", name, servable.accelerator)
-        self._changed()
+        self._place(name, slot, servable)
 
     def _try(self, name: str, slot: ModelSlot | None) -> Servable | None:
         self._begun_s = time.monotonic()
         try:
-            servable = self._load(self._configs[name])
+            return self._load(self._configs[name])
         except EdgedError as error:
-            self._back_off(name)
             if slot is not None:
                 slot.did_not_run(error)
                 self._changed()
             return None
         finally:
             self._begun_s = None
-        self._wait_s[name] = _FIRST_WAIT_S
-        return servable
+
+    def _place(self, name: str, slot: ModelSlot, servable: Servable) -> None:
+        if self._stopping.is_set():
+            servable.close()  # nobody would run it, and it would hold the accelerator
+            return
+        old = slot.swap(servable, _LET_GO_S)
+        if old is not None:
+            old.close()
+        log.info("model %s: running on %s", name, servable.accelerator)
+        self._changed()
 
     def _back_off(self, name: str) -> None:
+        """Let the next attempt wait, twice as long as the one before, until all is well a while."""
         self._due_s[name] = time.monotonic() + self._wait_s[name]
         self._wait_s[name] = min(2 * self._wait_s[name], _LONGEST_WAIT_S)

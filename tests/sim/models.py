@@ -364,6 +364,8 @@ def detector(
     max_detections: int = 10,
     output_order: Literal["standard", "shuffled"] = "standard",
     score_threshold: float = 0.1,
+    *,
+    background: bool = True,
 ) -> bytes:
     """Find red, green and blue patches; classes as in `FOUND`.
 
@@ -377,6 +379,7 @@ def detector(
         max_detections: places in the outputs.
         output_order: `standard` as TF1 exports list the outputs; `shuffled` as TF2 exports do:
             scores, boxes, count, classes.
+        background: whether the scores have a column for it; else there is a fourth class, dull.
         score_threshold: boxes below are not counted; 0 counts as many as there are places, as
             most published models do.
     """
@@ -384,9 +387,12 @@ def detector(
     image = graph.image(dtype, size)
     cells = grid * grid
     colours = graph.reshape(graph.pool(image, grid), (cells, 3))
-    factors = np.vstack([np.zeros(3), np.eye(3) * _CONFIDENCE])  # the first column is background
+    # The first column is background, as in SSD models; without one the last is a class unseen.
+    rows = [np.zeros(3), *np.eye(3) * _CONFIDENCE]
+    dull = 0 if background else 3
+    factors = np.vstack(rows if background else rows[1:] + rows[:1])
     weights, bias = _brightness_weights(factors)
-    bias[0] = 0.3 * _CONFIDENCE
+    bias[dull] = 0.3 * _CONFIDENCE
     logits = graph.dense(colours, weights, bias, Quantisation(0.25, 0), "logits")
     scores = graph.reshape(graph.softmax(logits), (1, cells, 4))
     if dtype == "int8":
@@ -394,7 +400,8 @@ def detector(
     boxes = graph.tensor("box_encodings", (1, cells, 4), content=np.zeros((1, cells, 4)))
     anchors = graph.tensor("anchors", (cells, 4), content=_anchors(grid))
     outputs = _detection_outputs(graph, max_detections, output_order)
-    options = _detection_options(max_detections, score_threshold)
+    classes_in_options = len(FOUND) if background else len(FOUND) + 1
+    options = _detection_options(max_detections, score_threshold, classes_in_options)
     graph.custom_operator(
         "TFLite_Detection_PostProcess", [boxes, scores, anchors], outputs, options
     )
@@ -424,7 +431,9 @@ def _detection_outputs(graph: _Graph, count: int, order: str) -> list[_Tensor]:
     return [graph.tensor(name, shape) for name, shape in zip(names, shapes, strict=True)]
 
 
-def _detection_options(max_detections: int, score_threshold: float) -> dict[str, Any]:
+def _detection_options(
+    max_detections: int, score_threshold: float, num_classes: int
+) -> dict[str, Any]:
     return {
         "max_detections": max_detections,
         "max_classes_per_detection": 1,
@@ -432,7 +441,7 @@ def _detection_options(max_detections: int, score_threshold: float) -> dict[str,
         "use_regular_nms": False,
         "nms_score_threshold": score_threshold,
         "nms_iou_threshold": 0.6,
-        "num_classes": len(FOUND),
+        "num_classes": num_classes,
         "y_scale": 10.0,
         "x_scale": 10.0,
         "h_scale": 5.0,

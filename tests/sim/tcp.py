@@ -18,6 +18,7 @@ class Proxy:
 
     Args:
         target_port: on loopback.
+        port: where to listen; 0 for a free one.
         cut_after: for each connection in turn, how many bytes from the client pass before it is
             cut; later connections pass whole.
         answer_5: what a CONNECT of MQTT 5 gets instead of the broker: these bytes, then the end.
@@ -34,6 +35,7 @@ class Proxy:
         self,
         target_port: int,
         *,
+        port: int = 0,
         cut_after: Iterable[int] = (),
         answer_5: bytes | None = None,
         suback: int | None = None,
@@ -45,7 +47,7 @@ class Proxy:
         self._left: dict[socket.socket, int] = {}
         self._peer: dict[socket.socket, socket.socket] = {}
         self._clients: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.refusing = False
         self.cuts = 0
