@@ -143,6 +143,9 @@ class Assembly:
     def start(self) -> None:
         """Start all threads."""
         self.tell()
+        for lane in self.lanes:
+            topic = self._topics.prediction(lane.camera)
+            log.info("camera %s: predictions go to %s", lane.camera, topic)
         self._publisher.start()
         self._inference.start()
         for capture in self._captures:
@@ -222,3 +225,5 @@ class Assembly:
         payload = encode_prediction(prediction, boot=self._boot, seq=seq)
         topic = self._topics.prediction(prediction.frame.camera)
         self.session.publish(topic, payload, qos=1, kind="prediction")
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s", topic, payload.decode())

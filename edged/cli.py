@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import ipaddress
 import os
 import re
 import sys
@@ -14,7 +16,7 @@ import orjson
 
 from edged import __version__
 from edged.config import CameraConfig, Config
-from edged.config_text import from_values, parse
+from edged.config_text import ConfigTextError, Problem, from_values, parse
 from edged.daemon import Daemon
 from edged.doctor import examine
 from edged.errors import ConfigError, EdgedError
@@ -23,7 +25,23 @@ from edged.snapshot import take_snapshot
 from edged.systemd import Notifier, set_up_logging
 
 DEFAULT_CONFIG = "/etc/edged/edged.toml"
-OK, FAILED, CONFIGURATION = 0, 1, 78  # and 2, usage, which is argparse's
+OK, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 78
+
+# Which option a key of the configuration comes from when there is no file.
+_OPTIONS = {
+    "factory": "--model",
+    "source": "--camera",
+    "labels": "--labels",
+    "accelerator": "--accelerator",
+    "fps": "--fps",
+}
+
+
+class UsageError(EdgedError):
+    """The arguments are wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("usage", message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,25 +53,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 ok, 1 failed, 2 usage, 78 configuration.
     """
+    parser = _parser()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given:
+        parser.print_help(sys.stderr)
+        return USAGE
     try:
-        args = _parser().parse_args(arguments)
+        args = parser.parse_args(given)
     except SystemExit as end:  # argparse ends the process; callers of main want a number
         return int(end.code or 0)
-    command: Callable[[argparse.Namespace], int] = args.command
+    return _outcome(args.command, args)
+
+
+def _outcome(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     try:
         return command(args)
-    except ConfigError as error:
+    except UsageError as error:
+        code = USAGE
         print(f"edged: {error.explain()}", file=sys.stderr)
-        return CONFIGURATION
+    except ConfigError as error:
+        code = CONFIGURATION
+        print(f"edged: {error.explain()}", file=sys.stderr)
     except EdgedError as error:
+        code = FAILED
         print(f"edged: {error.explain()} ({error.reason})", file=sys.stderr)
-        return FAILED
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        code = FAILED
     except KeyboardInterrupt:
-        return FAILED
+        code = FAILED
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,14 +178,12 @@ def _config(args: argparse.Namespace) -> Config:
             name for name in ("labels", "accelerator", "fps") if getattr(args, name) is not None
         ]
         if given:
-            raise ConfigError(
-                "config_invalid", f"--{given[0]} goes with --model and --camera only."
-            )
+            raise UsageError(f"--{given[0]} goes with --model and --camera only.")
         return _overridden(_read_config(_config_path(args)), args)
     if args.config is not None:
-        raise ConfigError("config_invalid", "--config and --model/--camera exclude each other.")
+        raise UsageError("--config and --model/--camera exclude each other.")
     if args.model is None or args.camera is None:
-        raise ConfigError("config_invalid", "--model and --camera go together: give both.")
+        raise UsageError("--model and --camera go together: give both.")
     model: dict[str, object] = {"name": _slug(Path(args.model).stem), "factory": args.model}
     camera: dict[str, object] = {"name": "cam", "source": args.camera, "model": model["name"]}
     for name, table in (("labels", model), ("accelerator", model), ("fps", camera)):
@@ -167,7 +195,39 @@ def _config(args: argparse.Namespace) -> Config:
         "state_dir": _xdg("XDG_STATE_HOME", Path.home() / ".local/state"),
         "runtime_dir": _xdg("XDG_RUNTIME_DIR", Path(f"/tmp/edged-{os.getuid()}")),  # noqa: S108  # per user
     }
-    return _overridden(from_values(values), args)
+    try:
+        config = from_values(values)
+    except ConfigTextError as error:
+        raise UsageError(
+            "\n".join(_as_option(problem, args) for problem in error.problems)
+        ) from None
+    return _overridden(config, args)
+
+
+def _as_option(problem: Problem, args: argparse.Namespace) -> str:
+    """Say what is wrong with a value in terms of the option it came from."""
+    option = _OPTIONS.get(problem.key.rpartition(": ")[2], problem.key)
+    hint = f"; did you mean {guess}?" if (guess := _guess_source(args.camera)) else ""
+    return f"{option}: {problem.message}{hint if option == '--camera' else ''}"
+
+
+def _guess_source(text: str) -> str:
+    """Return the source that somebody meant who gave a bare path or number, or ""."""
+    if re.fullmatch(r"[0-9]+", text):
+        return f"v4l2:/dev/video{text}"
+    if re.fullmatch(r"(v4l2:|/dev/)?video[0-9]+", text):
+        return f"v4l2:/dev/{text.rpartition('/')[2].removeprefix('v4l2:')}"
+    path = Path(text)
+    try:
+        if path.is_dir():
+            return f"images:{text}"
+        if path.is_file():
+            images = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+            return f"{'images' if path.suffix.lower() in images else 'file'}:{text}"
+    except (OSError, ValueError):
+        return ""
+    close = difflib.get_close_matches(text, ("picamera", "synthetic"), 1)
+    return close[0] if close else ""
 
 
 def _overridden(config: Config, args: argparse.Namespace) -> Config:
@@ -177,18 +237,15 @@ def _overridden(config: Config, args: argparse.Namespace) -> Config:
         try:
             mqtt = replace(config.mqtt, host=host, port=port)
         except ValueError as error:
-            raise ConfigError(
-                "config_invalid", f"--broker: {args.broker!r} is no broker."
-            ) from error
+            raise UsageError("--broker: must be HOST or HOST:PORT.") from error
         config = replace(config, mqtt=mqtt)
     if getattr(args, "device_id", None) is not None:
         try:
             config = replace(config, device_id=args.device_id)
         except ValueError as error:
-            raise ConfigError(
-                "config_invalid",
+            raise UsageError(
                 "--device-id: must be letters, digits, - and _, beginning with a letter or digit,"
-                " at most 64.",
+                " at most 64."
             ) from error
     return config
 
@@ -204,6 +261,11 @@ def _xdg(variable: str, default: Path) -> str:
 
 def _broker(text: str) -> tuple[str, int | None]:
     # [::1]:1883, ::1, host:1883, host
+    if "@" in text:
+        raise UsageError(
+            "--broker: takes no user and no password; put username and password_file into a"
+            " configuration file."
+        )
     bracketed = re.fullmatch(r"\[(.+)\](?::(.+))?", text)
     if bracketed:
         host, port = bracketed[1], bracketed[2] or ""
@@ -212,8 +274,17 @@ def _broker(text: str) -> tuple[str, int | None]:
     else:
         host, port = text, ""
     if port and not (port.isascii() and port.isdigit()):
-        raise ConfigError("config_invalid", f"--broker: {port!r} is no port number.")
+        raise UsageError(f"--broker: {port!r} is no port number.")
+    if ":" in host and not _is_ipv6(host):
+        raise UsageError("--broker: must be HOST or HOST:PORT.")
     return host, int(port) if port else None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -229,6 +300,7 @@ def _check_config(args: argparse.Namespace) -> int:
     config = _read_config(path)
     cameras = ", ".join(f"{camera.name} ({camera.model})" for camera in config.camera)
     print(f"{path}: ok. Cameras and their models: {cameras}.")
+    print("Files and devices were not looked at: `edged doctor` does that.")
     return OK
 
 

@@ -41,8 +41,11 @@ TopicPrefix = Annotated[
 Path = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$"), Words("a path, not empty")]
 Host = Annotated[
     str,
-    StringConstraints(pattern=r"^[^\s/\x00]+$"),
-    Words("a host name or an address, without mqtt:// and without the port"),
+    StringConstraints(pattern=r"^[^\s/@\x00]+$"),
+    Words(
+        "a host name or an address, without mqtt://, without the port, and without a password:"
+        " username and password_file have keys of their own"
+    ),
 ]
 Accelerator = Annotated[
     str,
@@ -52,7 +55,7 @@ Accelerator = Annotated[
 Source = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(picamera(:[0-9]+)?|v4l2:.+|rtsps?://.+|https?://.+|file:.+|images:.+|synthetic)$"
+        pattern=r"^(picamera(:[0-9]+)?|v4l2:/.+|rtsps?://.+|https?://.+|file:.+|images:.+|synthetic)$"
     ),
     Words(
         "one of picamera[:N], v4l2:/dev/videoN, rtsp://..., http://..., file:clip.mp4, "

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -27,7 +29,11 @@ import orjson
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-_DEVICE = "demo"
+from edged.config import MqttConfig
+from edged.mqtt.client import try_broker
+
+# So that two demos on one broker do not mix.
+_DEVICE = f"demo-{secrets.token_hex(2)}"
 _BAR = 24
 _FIRST_PREDICTION_S = 30.0
 
@@ -35,7 +41,9 @@ _FIRST_PREDICTION_S = 30.0
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; return 0 when predictions arrived."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("--seconds", type=float, metavar="N", help="stop by itself after N seconds")
+    parser.add_argument(
+        "--seconds", type=_positive, metavar="N", help="stop by itself after N seconds"
+    )
     args = parser.parse_args(arguments)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -45,6 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError("must be greater than 0")
+    return value
 
 
 class DemoError(Exception):
@@ -64,7 +79,7 @@ def _run(seconds: float | None, stop: threading.Event) -> int:
             if daemon.poll() is not None:
                 log = (folder / "edged.log").read_text(errors="replace")
                 raise DemoError(f"the daemon ended with {daemon.returncode}:\n{log}")
-            viewer.show()
+            viewer.show(_last_line(folder / "edged.log"))
             elapsed_s = time.monotonic() - began_s
             if viewer.received == 0 and elapsed_s > _FIRST_PREDICTION_S:
                 log = (folder / "edged.log").read_text(errors="replace")
@@ -75,45 +90,56 @@ def _run(seconds: float | None, stop: threading.Event) -> int:
         return 0 if viewer.received else 1
 
 
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return lines[-1] if lines else ""
+
+
 @contextmanager
 def _broker(folder: Path) -> Iterator[int]:
     """Use the broker on localhost:1883, or start mosquitto, or an embedded amqtt."""
-    if _listens(1883):
-        print("Broker: the one on localhost:1883.")
-        yield 1883
-        return
+    port = 1883
+    if _listens(port):
+        refused = try_broker(MqttConfig(), _DEVICE, 3.0)
+        if refused is None:
+            print("Broker: the one on localhost:1883.")
+            yield port
+            return
+        print(f"The broker on localhost:1883 is of no use here: {refused.detail}")
+        port = _free_port()
     mosquitto = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if mosquitto is not None:
         config = folder / "mosquitto.conf"
-        config.write_text("listener 1883 127.0.0.1\nallow_anonymous true\n")
-        print("Broker: mosquitto on localhost:1883, started for the demo.")
+        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+        print(f"Broker: mosquitto on localhost:{port}, started for the demo.")
         command = [mosquitto, "-c", str(config)]
     elif importlib.util.find_spec("amqtt") is not None:
-        print("Broker: an embedded amqtt on localhost:1883, started for the demo.")
-        command = [sys.executable, "-c", _AMQTT]
+        print(f"Broker: an embedded amqtt on localhost:{port}, started for the demo.")
+        command = [sys.executable, "-c", _AMQTT, str(port)]
     else:
         raise DemoError(
-            "there is no broker on localhost:1883, and neither mosquitto nor amqtt is installed"
-            " (apt install mosquitto, or pip install amqtt)"
+            "there is no broker to use on localhost:1883, and neither mosquitto nor amqtt is"
+            " installed (apt install mosquitto, or pip install amqtt)"
         )
     with (
         (folder / "broker.log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process,
     ):
         try:
-            _wait_for_listener(process, folder / "broker.log")
-            yield 1883
+            _wait_for_listener(process, port, folder / "broker.log")
+            yield port
         finally:
             _end(process)
 
 
 _AMQTT = """
 import asyncio
+import sys
 from amqtt.broker import Broker
 
 async def serve():
     broker = Broker({
-        "listeners": {"default": {"type": "tcp", "bind": "127.0.0.1:1883"}},
+        "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{sys.argv[1]}"}},
         "plugins": {
             "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}
         },
@@ -125,12 +151,18 @@ asyncio.run(serve())
 """
 
 
-def _wait_for_listener(process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_listener(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     end_s = time.monotonic() + 10.0
-    while not _listens(1883):
+    while not _listens(port):
         if process.poll() is not None or time.monotonic() > end_s:
             raise DemoError(f"the broker did not start:\n{log.read_text(errors='replace')}")
         time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:
@@ -183,10 +215,13 @@ class Viewer:
         self._available = "?"
         self._model = "?"
         self._last: dict[str, Any] = {}
+        self._labels: set[str] = set()
         self._arrivals_s: deque[float] = deque(maxlen=2000)
         self._latencies_ms: deque[float] = deque(maxlen=2000)
         self._lock = threading.Lock()
         self._drawn = 0
+        encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+        self._block = "█" if encoding.startswith("utf") else "#"
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311, client_id=""
         )
@@ -225,27 +260,35 @@ class Viewer:
             self._arrivals_s.append(time.monotonic())
             self._latencies_ms.append((time.time() - prediction["t"]) * 1000.0)
 
-    def show(self) -> None:
-        """Draw the present state: in place on a terminal, one line each time elsewhere."""
+    def show(self, log_line: str) -> None:
+        """Draw the present state: in place on a terminal, one line each time elsewhere.
+
+        Args:
+            log_line: what the daemon said last, shown while there is no prediction.
+        """
         with self._lock:
-            lines = self._lines()
+            lines = self._lines(log_line)
         if sys.stdout.isatty():
-            up = f"\x1b[{self._drawn}A" if self._drawn else ""
+            up = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
             width = shutil.get_terminal_size().columns - 1
-            print(up + "\n".join(f"\x1b[2K{line[:width]}" for line in lines), flush=True)
+            print(up + "\n".join(line[:width] for line in lines), flush=True)
             self._drawn = len(lines)
         elif self._last:
             best = self._last["classes"][0]
-            figures = " ".join(line.strip() for line in lines[-2:])
+            figures = "   ".join(line.strip() for line in lines[-2:])
             print(f"{best['label']:<10} {best['score']:.2f}   {figures}", flush=True)
 
-    def _lines(self) -> list[str]:
+    def _lines(self, log_line: str) -> list[str]:
         head = f"edged/{_DEVICE}   {self._available}   model belt {self._model}"
         if not self._last:
-            return [head, "  waiting for the first prediction ..."]
+            return [head, "  waiting for the first prediction ...", f"  {log_line}"]
+        # Classes with a score of 0 are not on the wire; those seen before keep their line.
+        scores = {line["label"]: line["score"] for line in self._last["classes"]}
+        self._labels |= scores.keys()
         bars = [
-            f"  {line['label']:<10} {'█' * round(line['score'] * _BAR):<{_BAR}} {line['score']:.2f}"
-            for line in sorted(self._last["classes"], key=lambda line: str(line["label"]))
+            f"  {label:<10} {self._block * round(scores.get(label, 0) * _BAR):<{_BAR}}"
+            f" {scores.get(label, 0):.2f}"
+            for label in sorted(self._labels)
         ]
         return [head, *bars, *self._figures()]
 
@@ -262,6 +305,9 @@ class Viewer:
 
     def summary(self, elapsed_s: float) -> None:
         """Say in one line what was seen."""
+        if not self.received:
+            print(f"\nNo prediction in {elapsed_s:.0f} s.")
+            return
         print(
             f"\n{self.received} predictions in {elapsed_s:.0f} s as a subscriber received them,"
             f" {self.lost} lost."

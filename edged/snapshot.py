@@ -28,12 +28,16 @@ class Snapshot:
 
     Attributes:
         path: the file written.
+        source: what the picture came from.
+        model: which model looked at it, and on what.
         camera: width and height of the camera's image, pixels.
         model_input: width and height of what was saved, pixels.
         result: what the model says.
     """
 
     path: Path
+    source: str
+    model: str
     camera: tuple[int, int]
     model_input: tuple[int, int]
     result: Result
@@ -42,6 +46,8 @@ class Snapshot:
         """Return it for JSON."""
         return {
             "file": str(self.path),
+            "source": self.source,
+            "model": self.model,
             "camera": list(self.camera),
             "model_input": list(self.model_input),
             "results": [
@@ -53,7 +59,8 @@ class Snapshot:
         """Return it for people."""
         seen = (
             f"{self.path}: {self.model_input[0]} x {self.model_input[1]} as the model sees it,"
-            f" from a camera image of {self.camera[0]} x {self.camera[1]}"
+            f" from a camera image of {self.camera[0]} x {self.camera[1]}\n"
+            f"  {self.source}; {self.model}"
         )
         found = [f"  {line.score:.3f}  {line.label}" for line in self._lines()]
         return "\n".join([seen, *(found or ["  nothing found"])])
@@ -85,6 +92,12 @@ def take_snapshot(
         ValidationError, AcceleratorError: no model.
         StoreError: `snapshot_not_written`.
     """
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise StoreError(
+            "snapshot_not_written",
+            f"cannot write {output}.",
+            advice="The name must end in .png or .jpg.",
+        )
     servable = _load(model_config, edgetpu_library, service_runs=service_runs)
     camera = open_camera(camera_config)
     try:
@@ -111,9 +124,11 @@ def take_snapshot(
         raise StoreError(
             "snapshot_not_written",
             f"cannot write {output}.",
-            advice="The name must end in .png or .jpg, and its directory must be writable.",
+            advice="Its directory must be there and writable.",
         )
-    return Snapshot(output, (width, height), (view.shape[1], view.shape[0]), result)
+    model = f"{model_config.name} {servable.id.version} on {servable.accelerator}"
+    sizes = ((width, height), (view.shape[1], view.shape[0]))
+    return Snapshot(output, camera.description, model, *sizes, result)
 
 
 def _load(config: ModelConfig, library: str, *, service_runs: bool) -> Servable:

@@ -61,3 +61,35 @@ def test_without_any_broker_it_says_what_to_install() -> None:
     assert done.returncode == 1
     assert "apt install mosquitto" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_broker_that_is_none_is_told_and_another_one_started(request) -> None:
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    listener = socket.create_server(("127.0.0.1", 1883))
+    request.addfinalizer(listener.close)
+    done = subprocess.run(
+        [sys.executable, "-m", "edged.demo", "--seconds", "4"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "is of no use here" in done.stdout
+    assert " 0 lost." in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "x"])
+def test_nonsense_seconds_are_refused(seconds) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edged.demo", "--seconds", seconds],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -16,8 +16,8 @@ def reasons_in_code() -> set[str]:
     found = set()
     for path in (ROOT / "edged").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and node.args and _makes_an_error(node.func):
-                first = node.args[0]
+            if isinstance(node, ast.Call) and len(node.args) > _slug_at(node.func) >= 0:
+                first = node.args[_slug_at(node.func)]
                 if isinstance(first, ast.Constant) and isinstance(first.value, str):
                     found.add(first.value)
             elif (
@@ -30,9 +30,10 @@ def reasons_in_code() -> set[str]:
     return {slug for slug in found if re.fullmatch(r"[a-z]+(_[a-z]+)+", slug)} - NOT_REASONS
 
 
-def _makes_an_error(function: ast.expr) -> bool:
+def _slug_at(function: ast.expr) -> int:
+    """Which argument of a call is a reason; -1 for none."""
     name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-    return name.endswith("Error")
+    return 0 if name.endswith("Error") else 2 if name == "Finding" else -1
 
 
 def test_every_reason_is_explained_and_every_explained_one_exists() -> None:

@@ -191,7 +191,7 @@ class ClassificationDecoder:
             tuple(
                 ScoredClass(self.labels[i], float(scores[i]))
                 for i in best
-                if scores[i] >= self._cut.min_score
+                if scores[i] >= self._cut.min_score and scores[i] > 0.0
             )
         )
 

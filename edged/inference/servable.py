@@ -147,7 +147,7 @@ def load_servable(config: ModelConfig, *, edgetpu_library: str = "libedgetpu.so.
     try:
         return _choose(config, edgetpu_library)
     except EdgedError as error:
-        raise error.about(f"model '{config.name}' ({config.factory})") from error
+        raise error.about(f"model '{config.name}' ({Path(config.factory).absolute()})") from error
 
 
 def _choose(config: ModelConfig, library: str) -> Servable:

@@ -229,7 +229,7 @@ class CaptureWorker:
                 level,
                 "camera %s: %s",
                 self.config.name,
-                detail or state,
+                f"{detail or state} Tried again." if state == "waiting" else detail or state,
                 extra={"fields": fields},
             )
             self._changed()
