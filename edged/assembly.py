@@ -215,7 +215,7 @@ class Assembly:
         for capture in self._captures:
             state = capture.state
             published = capture.lane.counters.published
-            words = f"{published} published" if state.state == "streaming" else state.detail
+            words = f"{published} predictions" if state.state == "streaming" else state.detail
             parts.append(f"{capture.config.name}: {words}")
         broker = self.session.status()
         parts.append(f"broker {broker.state}" + (f" ({broker.reason})" if broker.reason else ""))

@@ -22,7 +22,7 @@ from edged.doctor import examine
 from edged.errors import ConfigError, EdgedError
 from edged.lock import is_locked
 from edged.snapshot import take_snapshot
-from edged.systemd import Notifier, set_up_logging
+from edged.systemd import Notifier, error_lines, set_up_logging
 
 DEFAULT_CONFIG = "/etc/edged/edged.toml"
 OK, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 78
@@ -70,13 +70,13 @@ def _outcome(command: Callable[[argparse.Namespace], int], args: argparse.Namesp
         return command(args)
     except UsageError as error:
         code = USAGE
-        print(f"edged: {error.explain()}", file=sys.stderr)
+        print(error_lines(f"edged: {error.explain()}"), file=sys.stderr)
     except ConfigError as error:
         code = CONFIGURATION
-        print(f"edged: {error.explain()}", file=sys.stderr)
+        print(error_lines(f"edged: {error.explain()}"), file=sys.stderr)
     except EdgedError as error:
         code = FAILED
-        print(f"edged: {error.explain()} ({error.reason})", file=sys.stderr)
+        print(error_lines(f"edged: {error.explain()} ({error.reason})"), file=sys.stderr)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

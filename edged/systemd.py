@@ -102,6 +102,9 @@ class JournalHandler(logging.Handler):
                 SYSLOG_IDENTIFIER="edged",
                 LOGGER=record.name,
                 THREAD_NAME=record.threadName,
+                CODE_FILE=record.pathname,
+                CODE_LINE=record.lineno,
+                CODE_FUNC=record.funcName,
                 **fields,
             )
         except (OSError, ValueError):
@@ -125,6 +128,7 @@ def set_up_logging(*, verbose: bool) -> None:
         send = _journal_send()
         if send is not None:
             handler = JournalHandler(send)
+            handler.setFormatter(logging.Formatter("%(message)s"))
         else:
             handler.setFormatter(_PriorityFormatter())
     else:
@@ -134,6 +138,12 @@ def set_up_logging(*, verbose: bool) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True
     )
+
+
+def error_lines(text: str) -> str:
+    """Return a text for stderr: with the priority of an error where stderr is the journal."""
+    prefix = f"<{_PRIORITY[logging.ERROR]}>" if _stderr_is_journal() else ""
+    return "\n".join(prefix + line for line in text.splitlines())
 
 
 def _stderr_is_journal() -> bool:

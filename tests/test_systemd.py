@@ -97,6 +97,7 @@ def test_records_reach_the_journal_with_their_fields() -> None:
     assert fields["PRIORITY"] == 4
     assert fields["SYSLOG_IDENTIFIER"] == "edged"
     assert fields["EDGED_CAMERA"] == "front"
+    assert fields["CODE_FUNC"] == "test_records_reach_the_journal_with_their_fields"
     assert "EDGED_REASON" not in fields
 
 
@@ -115,6 +116,29 @@ def test_a_status_of_any_bytes(manager) -> None:
     Notifier({"NOTIFY_SOCKET": address}).status("a \udcff file")
 
     assert received() == "STATUS=a \\udcff file"
+
+
+def test_with_the_library_a_message_is_the_message(tmp_path) -> None:
+    """No `INFO:logger:` in front: the journal has fields for those."""
+    folder = tmp_path / "systemd"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "journal.py").write_text("def send(message, **fields): print(repr(message))\n")
+    program = (
+        "import os, sys, logging\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "stat = os.fstat(2)\n"
+        "os.environ['JOURNAL_STREAM'] = f'{stat.st_dev}:{stat.st_ino}'\n"
+        "from edged.systemd import error_lines, set_up_logging\n"
+        "set_up_logging(verbose=False)\n"
+        "logging.info('reloaded')\n"
+        "print(error_lines('a\\nb'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert done.stdout == "'reloaded'\n<3>a\n<3>b\n"
 
 
 def test_without_the_library_the_journal_gets_priorities(tmp_path) -> None:
@@ -162,7 +186,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_unit_passes_systemd_s_own_check(tmp_path) -> None:
     unit = tmp_path / "edged.service"
     # The command is not installed where tests run; everything else is checked as it stands.
-    unit.write_text(UNIT.read_text().replace("ExecStart=/usr/bin/edged", "ExecStart=/bin/true"))
+    unit.write_text(UNIT.read_text().replace("=/usr/bin/edged", "=/bin/true"))
 
     done = analyze("verify", "--man=no", str(unit))
 

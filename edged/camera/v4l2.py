@@ -123,7 +123,10 @@ def _explained(path: str, error: OSError, folder: Path) -> CameraError:
         return CameraError(
             "camera_no_permission",
             f"{path} may not be opened.",
-            advice="Add the user that runs edged to the group video, then start it again.",
+            advice="Restart edged if the camera was plugged in after it: the service's DeviceAllow="
+            " knows only drivers loaded before."
+            if error.errno == errno.EPERM
+            else "Add the user that runs edged to the group video, then start it again.",
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO, errno.ELOOP):
         there = sorted(str(node) for node in folder.glob("video*"))
