@@ -107,7 +107,9 @@ def draw_sample(
     """
     if label not in LABELS:
         raise ValueError(f"unknown label {label!r}")
-    scene = BeltScene(width, height, int(rng.integers(64)), lamp, noise=rng.choice((1, 3, 6)))
+    scene = BeltScene(
+        width, height, int(rng.integers(64)), lamp, noise=float(rng.choice((1, 3, 6)))
+    )
     # An empty centre is belt between two places, so the first of the three is then off it.
     there, x = label != "empty", 0.5 + rng.uniform(-CENTRED, CENTRED)
     gap = 0.5 - rng.uniform(CLEAR, PITCH - CLEAR)

@@ -216,9 +216,9 @@ class DetectionDecoder:
         if not np.isfinite(count[:1]).all():
             raise ValidationError("output_not_finite", "the model returned a count that is NaN")
         n = max(0, min(int(count[0]), scores.size, classes.size, boxes.size // 4))
-        scores, classes, boxes = scores[:n], classes[:n], boxes[: 4 * n].reshape(n, 4)
+        scores, classes, corners = scores[:n], classes[:n], boxes[: 4 * n].reshape(n, 4)
         if not (
-            np.isfinite(scores).all() and np.isfinite(classes).all() and np.isfinite(boxes).all()
+            np.isfinite(scores).all() and np.isfinite(classes).all() and np.isfinite(corners).all()
         ):
             raise ValidationError("output_not_finite", "the model returned NaN or infinite boxes")
         found = []
@@ -226,7 +226,7 @@ class DetectionDecoder:
             score = float(scores[i])
             if score < self._cut.min_score or score <= 0.0:
                 break
-            y0, x0, y1, x1 = (float(value) for value in boxes[i])
+            y0, x0, y1, x1 = (float(value) for value in corners[i])
             box = place.box_to_source((x0, y0, x1, y1))
             found.append(FoundObject(self._label(int(classes[i])), min(score, 1.0), box))
         return Objects(tuple(found))
