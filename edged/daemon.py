@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from edged.assembly import LOAD_LIMIT_S, Assembly, load_models, topics_of
 from edged.breadcrumb import RunRecord
 from edged.config import Config, ModelConfig
 from edged.errors import ConfigError, EdgedError, StoreError
-from edged.inference.servable import Servable
 from edged.lock import StateLock
 from edged.mqtt.client import Session
 from edged.systemd import Notifier
@@ -23,6 +23,8 @@ from edged.systemd import Notifier
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
+
+T = TypeVar("T")
 
 
 class _StopAskedError(Exception):
@@ -122,14 +124,15 @@ class Daemon:
             config = self._reload()
             _check_directories(assembly.config, config)
             fresh = self._changed_models(assembly, config)
-            loaded = self._in_background(lambda: load_models(fresh, config))
+            loaded = self._in_background(lambda: load_models(fresh, config), assembly.healthy)
         except _StopAskedError:
             return assembly
         except EdgedError as error:
             log.error("reload refused, going on as before: %s", error.explain())
             self._notifier.ready()
             return assembly
-        if not assembly.stop(max(slot.invoke_limit_s for slot in assembly.slots.values())):
+        limit_s = max(slot.invoke_limit_s for slot in assembly.slots.values())
+        if not self._in_background(lambda: assembly.stop(limit_s)):
             # Two threads must never share an interpreter: let the service manager start anew.
             raise StoreError("reload_stuck", "a model did not come to rest for the reload.")
         kept = assembly.release()
@@ -164,19 +167,23 @@ class Daemon:
                 changed.append(model)
         return changed
 
-    def _in_background(self, load: Callable[[], dict[str, Servable]]) -> dict[str, Servable]:
-        """Load while signals are answered and the watchdog is fed, the latter within a limit.
+    def _in_background(self, call: Callable[[], T], healthy: Callable[[], bool] | None = None) -> T:
+        """Do what takes time while signals are answered and, within a limit, the watchdog is fed.
+
+        Args:
+            call: what to do.
+            healthy: says whether what runs meanwhile still does; None where nothing runs.
 
         Raises:
-            EdgedError: from `load`.
+            EdgedError: from `call`.
             _StopAskedError: SIGTERM or SIGINT came first.
         """
-        outcome: list[dict[str, Servable] | BaseException] = []
+        outcome: list[T | BaseException] = []
         done = threading.Event()
 
         def work() -> None:
             try:
-                outcome.append(load())
+                outcome.append(call())
             except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
                 outcome.append(error)
             done.set()
@@ -190,7 +197,7 @@ class Daemon:
             self._wake.clear()
             if self._stop_cause:
                 raise _StopAskedError
-            if time.monotonic() < until_s:
+            if time.monotonic() < until_s and (healthy is None or healthy()):
                 self._notifier.alive()
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
