@@ -9,27 +9,17 @@ import numpy as np
 import orjson
 import pytest
 from sim import models
+from sim.device import BELT
 
 from edged import __version__
 from edged.cli import main
 from edged.inference.edgetpu import EdgeTpu
 
-GOOD = """
-[[model]]
-name = "belt"
-factory = "belt"
-
-[[camera]]
-name = "front"
-source = "synthetic"
-model = "belt"
-"""
-
 
 @pytest.fixture
 def config(tmp_path) -> Path:
     path = tmp_path / "edged.toml"
-    path.write_text(f'state_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n{GOOD}')
+    path.write_text(f'state_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n{BELT}')
     return path
 
 
@@ -49,7 +39,7 @@ def test_the_shipped_example_is_good(capsys) -> None:
 
 
 def test_every_mistake_is_explained_at_once(config, capsys) -> None:
-    config.write_text(GOOD.replace("source", "sorce") + "fps = 'fast'\n[mqtt]\nhots = 'x'\n")
+    config.write_text(BELT.replace("source", "sorce") + "fps = 'fast'\n[mqtt]\nhots = 'x'\n")
 
     assert main(["check-config", str(config)]) == 78
 
@@ -66,7 +56,7 @@ def test_every_mistake_is_explained_at_once(config, capsys) -> None:
         (b"", "model"),
         (b"\xff\xfe\x00", "line 1"),
         (b"[mqtt", "line 1"),
-        (GOOD.encode() + "name = 'ä'\n".encode("latin-1"), "line 10"),
+        (BELT.encode() + "name = 'ä'\n".encode("latin-1"), "line 10"),
     ],
 )
 def test_files_that_are_no_configuration(config, capsys, content, words) -> None:

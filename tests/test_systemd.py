@@ -118,6 +118,12 @@ def test_a_status_of_any_bytes(manager) -> None:
     assert received() == "STATUS=a \\udcff file"
 
 
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+
+
 def test_with_the_library_a_message_is_the_message(tmp_path) -> None:
     """No `INFO:logger:` in front: the journal has fields for those."""
     folder = tmp_path / "systemd"
@@ -134,9 +140,7 @@ def test_with_the_library_a_message_is_the_message(tmp_path) -> None:
         "logging.info('reloaded')\n"
         "print(error_lines('a\\nb'))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
-    )
+    done = run_program(program)
 
     assert done.stdout == "'reloaded'\n<3>a\n<3>b\n"
 
@@ -153,9 +157,7 @@ def test_without_the_library_the_journal_gets_priorities(tmp_path) -> None:
         "logging.warning('two\\nlines')\n"
         "logging.debug('not shown')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
-    )
+    done = run_program(program)
 
     assert done.stderr == "<4>two\n<4>lines\n"
 
