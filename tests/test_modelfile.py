@@ -8,7 +8,12 @@ import pytest
 from sim import models
 
 from edged.errors import ValidationError
-from edged.inference.modelfile import parse_labels, read_model_file
+from edged.inference.modelfile import (
+    LABELS_LIMIT_BYTES,
+    packed_labels,
+    parse_labels,
+    read_model_file,
+)
 
 LABELS = ["red", "green", "blue", "dark"]
 
@@ -25,7 +30,7 @@ def test_structure_of_a_classifier() -> None:
     assert len(file.inputs) == len(file.outputs) == 1
     assert file.shapes[file.inputs[0]] == (1, 32, 32, 3)
     assert file.head(file.outputs[0]) == "softmax"
-    assert (file.label_file, file.mean, file.std) == (None, None, None)
+    assert (file.label_name, file.mean, file.std) == (None, None, None)
     assert not file.needs_edgetpu
     assert file.custom_operators == ()
 
@@ -46,8 +51,7 @@ def test_metadata_gives_labels_and_normalisation() -> None:
 
     file = read_model_file(data)
 
-    assert file.label_file is not None
-    assert parse_labels(file.label_file) == tuple(LABELS)
+    assert packed_labels(data, file) == tuple(LABELS)
     assert (file.mean, file.std) == ((127.5,), (64.0,))
 
 
@@ -56,7 +60,33 @@ def test_a_label_file_without_metadata_counts_when_it_is_the_only_one() -> None:
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("anything.txt", "a\nb\nc\nd\n")
 
-    assert read_model_file(models.classifier() + packed.getvalue()).label_file == b"a\nb\nc\nd\n"
+    data = models.classifier() + packed.getvalue()
+    assert packed_labels(data, read_model_file(data)) == ("a", "b", "c", "d")
+
+
+def test_packed_labels_that_are_damaged_are_refused_not_forgotten() -> None:
+    """Without a word the classes would have numbers for names."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", "some label\n" * 40)
+    start = packed.getvalue().index(b"labels.txt") + len(b"labels.txt")
+    for at in (start + 2, start + 6):
+        broken = bytearray(packed.getvalue())
+        broken[at] ^= 0xFF
+        data = models.classifier() + bytes(broken)
+        with pytest.raises(ValidationError) as caught:
+            packed_labels(data, read_model_file(data))
+        assert caught.value.reason == "labels_unreadable"
+
+
+def test_packed_labels_are_bounded() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", bytes(LABELS_LIMIT_BYTES + 1))
+    data = models.classifier() + packed.getvalue()
+
+    with pytest.raises(ValidationError, match="4 MiB"):
+        packed_labels(data, read_model_file(data))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +118,7 @@ def test_a_truncated_model_is_damaged() -> None:
         except ValidationError as error:
             assert error.reason in {"model_damaged", "not_a_model"}
         else:
-            assert file.label_file is None  # the zip stands at the end
+            assert file.label_name is None  # the zip stands at the end
 
 
 def test_flipped_bytes_end_in_facts_or_a_refusal() -> None:
@@ -101,7 +131,7 @@ def test_flipped_bytes_end_in_facts_or_a_refusal() -> None:
         for _ in range(rng.choice((1, 1, 4, 40))):
             data[rng.randrange(8, len(data))] = rng.randrange(256)
         try:
-            read_model_file(bytes(data))
+            packed_labels(bytes(data), read_model_file(bytes(data)))
         except ValidationError:
             refused += 1
 

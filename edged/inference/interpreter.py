@@ -7,6 +7,7 @@ one thread at a time; runtimes map the model file, so a live file is never writt
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -41,6 +42,7 @@ class Runtime:
     version: str
 
 
+@functools.cache  # told twice a second in `info`, and the same as long as the process lives
 def installed_runtimes() -> tuple[Runtime, ...]:
     """Return the runtimes that are installed, without importing them."""
     found = []

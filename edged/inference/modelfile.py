@@ -52,7 +52,7 @@ class ModelFile:
         inputs: tensor numbers.
         outputs: tensor numbers.
         shapes: of every tensor of the main subgraph.
-        label_file: content of the label file packed inside, or None; for `parse_labels`.
+        label_name: of the label file packed inside, or None; `packed_labels` reads it.
         mean: normalisation per channel from the metadata, or None.
         std: the same; a pixel enters the model as (pixel - mean) / std.
     """
@@ -61,7 +61,7 @@ class ModelFile:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
-    label_file: bytes | None = None
+    label_name: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -236,8 +236,8 @@ def _read(data: bytes) -> ModelFile:
         raise ValueError
     metadata = _metadata(model)
     mean, std = _normalisation(metadata) if metadata else (None, None)
-    label_file = _label_file(data, metadata)
-    return ModelFile(operators, inputs, outputs, shapes, label_file, mean, std)
+    label_name = _packed_name(data, metadata)
+    return ModelFile(operators, inputs, outputs, shapes, label_name, mean, std)
 
 
 def _operator_name(code: _Table) -> tuple[str, bool]:
@@ -284,16 +284,43 @@ def _normalisation(
     return None, None
 
 
-def _label_file(data: bytes, metadata: _Table | None) -> bytes | None:
+# What zipfile raises for an archive that lists its files and cannot give them: damaged, cut short,
+# offsets that lead nowhere, encrypted (RuntimeError), packed in an unknown way (its subclass).
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
+
+
+def packed_labels(data: bytes, file: ModelFile) -> tuple[str, ...] | None:
+    """Read the label file packed into a model, or return None where there is none.
+
+    Args:
+        data: the whole model file.
+        file: its facts.
+
+    Raises:
+        ValidationError: `labels_unreadable` when it is damaged, encrypted, too large or no text.
+    """
+    if file.label_name is None:
+        return None
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            name = _label_name(names, metadata)
-            if name is None or archive.getinfo(name).file_size > LABELS_LIMIT_BYTES:
-                return None
-            return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, NotImplementedError):
-        return None  # no zip behind the model is the usual case
+            if archive.getinfo(file.label_name).file_size > LABELS_LIMIT_BYTES:
+                raise ValidationError(
+                    "labels_unreadable", "the label file packed into the model exceeds 4 MiB"
+                )
+            content = archive.read(file.label_name)
+    except _UNREADABLE as error:
+        raise ValidationError(
+            "labels_unreadable", f"the label file packed into the model cannot be read: {error}"
+        ) from error
+    return parse_labels(content)
+
+
+def _packed_name(data: bytes, metadata: _Table | None) -> str | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _label_name(archive.namelist(), metadata)
+    except (zipfile.BadZipFile, NotImplementedError):
+        return None  # no archive behind the model is the usual case
 
 
 def _label_name(names: list[str], metadata: _Table | None) -> str | None:

@@ -20,7 +20,7 @@ from edged.errors import AcceleratorError, EdgedError, Trouble, ValidationError
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
-from edged.inference.modelfile import ModelFile, parse_labels, read_model_file
+from edged.inference.modelfile import ModelFile, packed_labels, parse_labels, read_model_file
 from edged.inference.postprocess import Cut, Decoder, make_decoder
 from edged.inference.preprocess import Geometry, InputSpec, geometry, image_input
 from edged.inference.tensors import Array
@@ -214,7 +214,7 @@ def _assemble(
         config.std if config.std is not None else file.std,
     )
     cut = Cut(config.top_k, config.min_score)
-    decoder = make_decoder(file, interpreter.outputs, _labels(config, file), cut)
+    decoder = make_decoder(file, interpreter.outputs, _labels(config, source), cut)
     digest = hashlib.sha256(source.data).hexdigest()
     return Servable(
         ModelId(config.name, f"0.0.0-factory-{digest[:8]}", digest),
@@ -228,7 +228,8 @@ def _assemble(
     )
 
 
-def _labels(config: ModelConfig, file: ModelFile) -> tuple[str, ...] | None:
+def _labels(config: ModelConfig, source: _Source) -> tuple[str, ...] | None:
     """Return labels from the configured file, else from inside the model, else None."""
-    content = file.label_file if config.labels is None else read_labels(config.labels)
-    return None if content is None else parse_labels(content)
+    if config.labels is not None:
+        return parse_labels(read_labels(config.labels))
+    return packed_labels(source.data, source.file)

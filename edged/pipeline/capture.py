@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -50,24 +50,11 @@ class CameraState:
         state: `opening`, `streaming` or `waiting` (to open it again).
         reason: slug of the last failure; "" while streaming.
         detail: the same in words; while streaming, what the camera is.
-        since_s: Unix time of the last change, seconds.
     """
 
     state: str
     reason: str
     detail: str
-    since_s: float
-
-
-class FrameNumbers:
-    """Counts the frames of one camera over all its capture threads, from 1."""
-
-    def __init__(self) -> None:
-        self._count = itertools.count(1)
-
-    def next(self) -> int:
-        """Return the next number."""
-        return next(self._count)
 
 
 class CaptureWorker:
@@ -77,7 +64,7 @@ class CaptureWorker:
         config: the camera's configuration.
         lane: where frames go.
         open_camera: makes an open camera or raises `CameraError`.
-        numbers: frame numbers, which go on when a hung worker is replaced.
+        numbers: of the frames, from 1, which go on when a hung worker is replaced.
         changed: called after every change of state.
         after_hang: set in a worker that replaces a hung one: says whether it may begin.
     """
@@ -87,7 +74,7 @@ class CaptureWorker:
         config: CameraConfig,
         lane: Lane,
         open_camera: OpenCamera,
-        numbers: FrameNumbers,
+        numbers: Iterator[int],
         changed: Callable[[], None],
         *,
         after_hang: Callable[[], bool] | None = None,
@@ -96,7 +83,7 @@ class CaptureWorker:
         self.lane = lane
         self.numbers = numbers
         self._after_hang = after_hang
-        self.state = CameraState("opening", "", config.source.partition(":")[0], time.time())
+        self.state = CameraState("opening", "", config.source.partition(":")[0])
         self._open = open_camera
         self._changed = changed
         self._stopping = threading.Event()
@@ -195,7 +182,7 @@ class CaptureWorker:
         """Put the picture into the mailbox; return whether there is a model to take it."""
         lane, counters = self.lane, self.lane.counters
         counters.captured += 1
-        number = self.numbers.next()
+        number = next(self.numbers)
         servable = lane.model.current
         if servable is None:
             counters.no_model += 1
@@ -221,7 +208,7 @@ class CaptureWorker:
             pass
 
     def _set(self, state: str, reason: str, detail: str) -> None:
-        before, self.state = self.state, CameraState(state, reason, detail, time.time())
+        before, self.state = self.state, CameraState(state, reason, detail)
         if (before.state, before.reason) != (state, reason):
             level = logging.INFO if state == "streaming" else logging.WARNING
             fields = {"camera": self.config.name, "reason": reason}
@@ -256,7 +243,7 @@ class Capture:
         self.lane = lane
         self._open = open_camera
         self._changed = changed
-        self._worker = CaptureWorker(config, lane, open_camera, FrameNumbers(), changed)
+        self._worker = CaptureWorker(config, lane, open_camera, itertools.count(1), changed)
         self._left: list[CaptureWorker] = []
         self._wait_s = _FIRST_WAIT_S
 
