@@ -163,7 +163,7 @@ class Daemon:
         for model in config.model:
             unchanged = before.get(model.name) == model and same_library
             running = assembly.slots[model.name].current if unchanged else None
-            if not unchanged or (running is not None and not running.file_unchanged()):
+            if not unchanged or (running is not None and not running.files_unchanged(model)):
                 changed.append(model)
         return changed
 

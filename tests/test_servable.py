@@ -297,12 +297,18 @@ def test_a_pipe_is_not_waited_for(tmp_path) -> None:
 
 def test_a_replaced_file_is_noticed(tmp_path) -> None:
     path = models.write(tmp_path / "m.tflite", models.classifier())
-    servable = load(path)
-    assert servable.file_unchanged()
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\nd\n")
+    config = ModelConfig(name="m", factory=str(path), labels=str(labels))
+    servable = load_servable(config)
+    assert servable.files_unchanged(config)
+    labels.write_text("a\nb\nc\ne\n")
+    assert not servable.files_unchanged(config)
+    labels.write_text("a\nb\nc\nd\n")
     models.write(tmp_path / "new.tflite", models.classifier("int8")).replace(path)
-    assert not servable.file_unchanged()
+    assert not servable.files_unchanged(config)
     path.unlink()
-    assert not servable.file_unchanged()
+    assert not servable.files_unchanged(config)
 
 
 # The delegate: a small library that the real dlopen loads, in place of libedgetpu.

@@ -120,12 +120,17 @@ class Servable:
         outputs = self.infer(np.zeros(tensor.shape, tensor.dtype))
         self.decode(outputs, geometry(tensor.shape[1], tensor.shape[2], self.input))
 
-    def file_unchanged(self) -> bool:
-        """Say whether the file it was loaded from still has the same content."""
+    def files_unchanged(self, config: ModelConfig) -> bool:
+        """Say whether the files of this configuration still give the same model and labels."""
         try:
-            return hashlib.sha256(read_model(self.path)).hexdigest() == self.id.sha256
+            same_model = hashlib.sha256(read_model(self.path)).hexdigest() == self.id.sha256
+            if config.labels is None:
+                return same_model
+            labels = parse_labels(read_labels(config.labels))
         except EdgedError:
             return False
+        # A detector leaves out a first line that names the background.
+        return same_model and self.labels in (labels, labels[1:])
 
     def close(self) -> None:
         """Free the interpreter. Only after the last `infer`."""
