@@ -120,7 +120,7 @@ class ModelConfig:
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
     labels: Path | None = None
-    resize: Literal["stretch", "center_crop", "letterbox"] = "stretch"
+    resize: Literal["stretch", "center_crop", "letterbox"] | None = None  # as the kind is used to
     color: Literal["rgb", "bgr"] = "rgb"
     mean: Channels | None = None
     std: Channels | None = None

@@ -59,7 +59,71 @@ class Objects:
     objects: tuple[FoundObject, ...]
 
 
-Result = Classes | Objects
+@dataclass(frozen=True, slots=True)
+class Keypoint:
+    """One point of a body.
+
+    Attributes:
+        label: which, e.g. `left_elbow`.
+        score: 0..1.
+        point: x, y in the upright camera image, 0..1 of its width and height.
+    """
+
+    label: str
+    score: float
+    point: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Keypoints:
+    """Result of a pose model, in the model's order; those below the least score are left out."""
+
+    points: tuple[Keypoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What one label covers. `area` is 0..1 of the part of the image that the model saw."""
+
+    label: str
+    area: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which label each pixel has.
+
+    Attributes:
+        png: a grey PNG image; the value of a pixel is the number of its label, from 0.
+        box: x0, y0, x1, y1: the part of the upright camera image that it covers, 0..1.
+    """
+
+    png: bytes
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Areas:
+    """Result of a segmentation, largest first; already cut to top-k and the least area."""
+
+    areas: tuple[Area, ...]
+    mask: Mask | None = None
+
+
+Result = Classes | Objects | Keypoints | Areas
+
+
+def seen(result: Result) -> tuple[tuple[str, float], ...]:
+    """Return what a model saw, whatever its kind: labels and scores (or areas), in its order."""
+    match result:
+        case Classes():
+            return tuple((line.label, line.score) for line in result.classes)
+        case Objects():
+            return tuple((found.label, found.score) for found in result.objects)
+        case Keypoints():
+            return tuple((point.label, point.score) for point in result.points)
+        case Areas():
+            return tuple((area.label, area.area) for area in result.areas)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from edged.config import CameraConfig, ModelConfig
 from edged.errors import StoreError, ValidationError
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable, load_servable
-from edged.prediction import Classes, FoundObject, Result, ScoredClass
+from edged.prediction import Result, seen
 
 # A live camera's first pictures are dark or tinted until exposure and white balance settle.
 _SETTLE_S = 1.0
@@ -51,23 +50,19 @@ class Snapshot:
             "camera": list(self.camera),
             "model_input": list(self.model_input),
             "results": [
-                {"label": line.label, "score": round(line.score, 4)} for line in self._lines()
+                {"label": label, "score": round(score, 4)} for label, score in seen(self.result)
             ],
         }
 
     def describe(self) -> str:
         """Return it for people."""
-        seen = (
+        saved = (
             f"{self.path}: {self.model_input[0]} x {self.model_input[1]} as the model sees it,"
             f" from a camera image of {self.camera[0]} x {self.camera[1]}\n"
             f"  {self.source}; {self.model}"
         )
-        found = [f"  {line.score:.3f}  {line.label}" for line in self._lines()]
-        return "\n".join([seen, *(found or ["  nothing found"])])
-
-    def _lines(self) -> Sequence[ScoredClass | FoundObject]:
-        result = self.result
-        return result.classes if isinstance(result, Classes) else result.objects
+        found = [f"  {score:.3f}  {label}" for label, score in seen(self.result)]
+        return "\n".join([saved, *(found or ["  nothing found"])])
 
 
 def take_snapshot(

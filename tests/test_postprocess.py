@@ -5,13 +5,11 @@ import pytest
 from sim import models
 
 from edged.errors import ValidationError
+from edged.inference.kinds.classification import ClassificationDecoder
+from edged.inference.kinds.decoder import Cut
+from edged.inference.kinds.ssd import SsdDecoder, SsdHead
 from edged.inference.modelfile import read_model_file
-from edged.inference.postprocess import (
-    ClassificationDecoder,
-    Cut,
-    DetectionDecoder,
-    make_decoder,
-)
+from edged.inference.postprocess import make_decoder
 from edged.inference.preprocess import InputSpec, geometry
 from edged.inference.tensors import TensorSpec
 
@@ -21,7 +19,8 @@ PLACE = geometry(100, 100, INPUT)
 
 def classifier(dtype="float32", scale=0.0, zero_point=0, n=4, cut=Cut(), softmax=False):
     spec = TensorSpec("scores", 0, (1, n), dtype, scale, zero_point)
-    return ClassificationDecoder(spec, tuple("abcdefgh"[:n]), cut, softmax=softmax)
+    head = "logits" if softmax else "softmax"
+    return ClassificationDecoder(0, spec, tuple("abcdefgh"[:n]), cut, head)
 
 
 def lines(result) -> list[tuple[str, float]]:
@@ -81,7 +80,7 @@ def test_scores_that_are_no_numbers_are_refused(bad) -> None:
 
 
 def detection(boxes, classes, scores, count=None, cut=Cut(), place=PLACE):
-    decoder = DetectionDecoder((0, 1, 2, 3), ("cat", "dog"), cut)
+    decoder = SsdDecoder(SsdHead((0, 1, 2, 3), 2), ("cat", "dog"), cut)
     outputs = [
         np.array([boxes], np.float32),
         np.array([classes], np.float32),
@@ -139,20 +138,28 @@ def test_labels_must_fit_a_classifier() -> None:
     file, specs = _file_and_outputs(models.classifier())
 
     with pytest.raises(ValidationError, match="3 labels.*4 outputs.*background") as caught:
-        make_decoder(file, specs, ["a", "b", "c"], Cut())
+        make_decoder(file, specs, range(len(specs)), ["a", "b", "c"], Cut())
     assert caught.value.reason == "labels_mismatch"
     with pytest.raises(ValidationError, match="9 labels.*4 outputs"):
-        make_decoder(file, specs, list("abcdefghi"), Cut())
-    assert make_decoder(file, specs, None, Cut()).labels[3] == "class 3"
+        make_decoder(file, specs, range(len(specs)), list("abcdefghi"), Cut())
+    assert make_decoder(file, specs, range(len(specs)), None, Cut()).labels[3] == "class 3"
 
 
 def test_labels_must_fit_a_detector() -> None:
     file, specs = _file_and_outputs(models.detector(), 4)
 
-    assert make_decoder(file, specs, ["r", "g", "b"], Cut()).labels == ("r", "g", "b")
-    assert make_decoder(file, specs, ["???", "r", "g", "b"], Cut()).labels == ("r", "g", "b")
+    assert make_decoder(file, specs, range(len(specs)), ["r", "g", "b"], Cut()).labels == (
+        "r",
+        "g",
+        "b",
+    )
+    assert make_decoder(file, specs, range(len(specs)), ["???", "r", "g", "b"], Cut()).labels == (
+        "r",
+        "g",
+        "b",
+    )
     with pytest.raises(ValidationError, match="2 labels.*3 classes") as caught:
-        make_decoder(file, specs, ["r", "g"], Cut())
+        make_decoder(file, specs, range(len(specs)), ["r", "g"], Cut())
     assert caught.value.reason == "labels_mismatch"
 
 
@@ -170,6 +177,6 @@ def test_other_kinds_are_refused_by_name() -> None:
     mask = TensorSpec("ArgMax", 1, (1, 513, 513), "int64")
 
     with pytest.raises(ValidationError, match="'ArgMax' int64") as caught:
-        make_decoder(file, [mask], None, Cut())
+        make_decoder(file, [mask], range(len([mask])), None, Cut())
 
     assert caught.value.reason == "model_kind_unsupported"

@@ -23,7 +23,6 @@ from edged.errors import ValidationError
 
 LABELS_LIMIT_BYTES = 4 * 1024 * 1024
 EDGETPU_OPERATOR = "edgetpu-custom-op"
-DETECTION_OPERATOR = "TFLite_Detection_PostProcess"
 
 _CUSTOM = 32  # BuiltinOperator.CUSTOM
 # The operators that edged tells apart, by BuiltinOperator number.

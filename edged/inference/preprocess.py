@@ -33,7 +33,7 @@ class InputSpec:
         resize: `stretch` ignores the aspect ratio, `center_crop` cuts the longer side,
             `letterbox` fits the whole image between black bars.
         mean: per channel or one for all; a pixel enters as (pixel - mean) / std.
-        std: the same. Both None: raw pixels for a quantised tensor, -1..1 for floats.
+        std: the same. Both None: raw pixels.
     """
 
     tensor: TensorSpec
@@ -140,7 +140,7 @@ def pixel_table(spec: InputSpec) -> Array | None:
     mean, std = spec.mean, spec.std
     tensor = spec.tensor
     if tensor.is_float:
-        mean, std = mean or (127.5,), std or (127.5,)
+        mean, std = mean or (0.0,), std or (1.0,)
     elif mean is None or std is None or tensor.scale == 0.0:
         # Without a normalisation a signed tensor holds the pixel less 128.
         return None if tensor.dtype == "uint8" else (raw - 128).astype(np.int8)[:, None, None]

@@ -20,8 +20,9 @@ from edged.errors import AcceleratorError, EdgedError, Trouble, ValidationError
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
+from edged.inference.kinds.decoder import Cut, Decoder
 from edged.inference.modelfile import ModelFile, packed_labels, parse_labels, read_model_file
-from edged.inference.postprocess import Cut, Decoder, make_decoder
+from edged.inference.postprocess import make_decoder
 from edged.inference.preprocess import Geometry, InputSpec, geometry, image_input
 from edged.inference.tensors import Array
 from edged.prediction import ModelId, Result
@@ -211,15 +212,19 @@ def _assemble(
     config: ModelConfig, source: _Source, interpreter: Interpreter, fallback: Trouble | None
 ) -> Servable:
     file = source.file
-    spec = InputSpec(
-        image_input(interpreter.inputs),
-        config.color,
-        config.resize,
-        config.mean if config.mean is not None else file.mean,
-        config.std if config.std is not None else file.std,
-    )
+    image = image_input(interpreter.inputs)
     cut = Cut(config.top_k, config.min_score)
-    decoder = make_decoder(file, interpreter.outputs, _labels(config, source), cut)
+    positions = range(len(interpreter.outputs))
+    decoder = make_decoder(file, interpreter.outputs, positions, _labels(config, source), cut)
+    habit = decoder.habit
+    usual = (habit.mean, habit.std) if image.is_float else (None, None)
+    spec = InputSpec(
+        image,
+        config.color,
+        config.resize or habit.resize,
+        config.mean or file.mean or usual[0],
+        config.std or file.std or usual[1],
+    )
     digest = hashlib.sha256(source.data).hexdigest()
     return Servable(
         ModelId(config.name, f"0.0.0-factory-{digest[:8]}", digest),

@@ -8,12 +8,13 @@ a camera's password.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
 
-from edged.prediction import Classes, Prediction
+from edged.prediction import Areas, Classes, Keypoints, Objects, Prediction, Result
 from edged.redact import redacted
 
 SCHEMA = 1
@@ -211,7 +212,9 @@ def encode_prediction(prediction: Prediction, *, boot: str, seq: int) -> bytes:
     """Return the payload of `prediction/<camera>`.
 
     Shape: `{"schema","boot","seq","frame","t","camera","model","version","sha256","ms"}` and
-    `"classes":[{"label","score"}]` or `"objects":[{"label","score","box":[x0,y0,x1,y1]}]`.
+    `"classes":[{"label","score"}]`, `"objects":[{"label","score","box":[x0,y0,x1,y1]}]`,
+    `"keypoints":[{"label","score","point":[x,y]}]` or `"areas":[{"label","area"}]`, then, where
+    asked for, with `"mask":{"png":"<base64>","box":[x0,y0,x1,y1]}`.
     `t` is the capture time in Unix seconds to the millisecond, `ms` the invoke to 1/100 ms,
     `sha256` the first 8 digits; scores and boxes have 4 decimals.
 
@@ -233,21 +236,51 @@ def encode_prediction(prediction: Prediction, *, boot: str, seq: int) -> bytes:
         "sha256": model.sha256[:8],
         "ms": round(float(prediction.invoke_ms), 2),
     }
-    result = prediction.result
-    if isinstance(result, Classes):
-        message["classes"] = [
-            {"label": found.label, "score": _short(found.score)} for found in result.classes
-        ]
-    else:
-        message["objects"] = [
-            {
-                "label": found.label,
-                "score": _short(found.score),
-                "box": [_short(edge) for edge in found.box],
-            }
-            for found in result.objects
-        ]
+    message |= _said(prediction.result)
     return orjson.dumps(message)
+
+
+def _said(result: Result) -> dict[str, object]:
+    match result:
+        case Classes():
+            return {
+                "classes": [
+                    {"label": found.label, "score": _short(found.score)} for found in result.classes
+                ]
+            }
+        case Objects():
+            return {
+                "objects": [
+                    {
+                        "label": found.label,
+                        "score": _short(found.score),
+                        "box": [_short(edge) for edge in found.box],
+                    }
+                    for found in result.objects
+                ]
+            }
+        case Keypoints():
+            return {
+                "keypoints": [
+                    {
+                        "label": found.label,
+                        "score": _short(found.score),
+                        "point": [_short(edge) for edge in found.point],
+                    }
+                    for found in result.points
+                ]
+            }
+        case Areas():
+            areas: dict[str, object] = {
+                "areas": [
+                    {"label": found.label, "area": _short(found.area)} for found in result.areas
+                ]
+            }
+            mask = result.mask
+            if mask is not None:
+                png = base64.b64encode(mask.png).decode("ascii")
+                areas["mask"] = {"png": png, "box": [_short(edge) for edge in mask.box]}
+            return areas
 
 
 def encode_info(info: DeviceInfo) -> bytes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from edged.config import PublishConfig
-from edged.prediction import Classes, Result
+from edged.prediction import Classes, Result, seen
 
 
 class PublishPolicy:
     """Decides per camera, one prediction after the other.
 
     `every`: all. `rate`: at most `per_second`, evenly, by capture time. `change`: when the best
-    class, or the set of objects seen, is another than last time.
+    class, or what objects, keypoints or areas are seen, is another than last time.
     """
 
     def __init__(self, config: PublishConfig) -> None:
@@ -34,13 +34,12 @@ class PublishPolicy:
             self._due_s = (captured_mono_s if late else self._due_s) + self._gap_s
             return True
         if self._mode == "change":
-            seen = _essence(result)
-            changed, self._last = seen != self._last, seen
+            essence = _essence(result)
+            changed, self._last = essence != self._last, essence
             return changed
         return True
 
 
 def _essence(result: Result) -> tuple[str, ...]:
-    if isinstance(result, Classes):
-        return tuple(line.label for line in result.classes[:1])
-    return tuple(sorted(found.label for found in result.objects))
+    labels = [label for label, _ in seen(result)]
+    return tuple(labels[:1] if isinstance(result, Classes) else sorted(labels))

@@ -1,0 +1,117 @@
+"""What the kinds of models have in common: the decoder's shape, labels, the best of many. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.errors import ValidationError
+from edged.inference.preprocess import Geometry, Resize
+from edged.inference.tensors import Array
+from edged.prediction import Result
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What of a result is reported: at most `top_k` lines of at least `min_score`."""
+
+    top_k: int = 5
+    min_score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """How models of a kind are usually fed, where neither configuration nor file says.
+
+    Attributes:
+        resize: how the image is fitted to the input.
+        mean: for a float input: a pixel enters as (pixel - mean) / std.
+        std: the same.
+    """
+
+    resize: Resize
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Decoder(Protocol):
+    """Reads the outputs of one kind of model."""
+
+    @property
+    def kind(self) -> str:
+        """`classification`, `detection`, `keypoints` or `segmentation`."""
+
+    @property
+    def habit(self) -> Habit:
+        """How models of this kind are usually fed."""
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Which of the model's outputs `decode` wants, by position, in its order."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The name of each class, or of each keypoint."""
+
+    def decode(self, outputs: Sequence[Array], place: Geometry) -> Result:
+        """Read one set of outputs.
+
+        Args:
+            outputs: raw values of the tensors named by `outputs`, copied out of the interpreter.
+            place: how the image was put into the input, to map positions back.
+
+        Raises:
+            ValidationError: `output_not_finite` when a value is NaN or infinite.
+        """
+
+
+def class_labels(labels: Sequence[str] | None, count: int, things: str) -> tuple[str, ...]:
+    """Return a label for each of `count` classes: `class 0`... where there are none.
+
+    Lines after a blank one are notes when the lines before it are as many as there are classes.
+
+    Args:
+        labels: from the model or a file, or None.
+        count: what the model's outputs say.
+        things: what is counted, for the message: "the model has 4 outputs".
+
+    Raises:
+        ValidationError: `labels_mismatch`, naming both counts.
+    """
+    if labels is None:
+        return tuple(f"class {i}" for i in range(count))
+    if len(labels) > count and not labels[count]:
+        labels = labels[:count]
+    if len(labels) != count:
+        hint = ""
+        if len(labels) == count - 1:
+            hint = "; often the first output is 'background' and its line is missing"
+        raise ValidationError(
+            "labels_mismatch", f"there are {len(labels)} labels, but the model {things}{hint}"
+        )
+    return tuple(labels)
+
+
+def label_of(labels: Sequence[str], number: int) -> str:
+    """Return the label of a class that a model named by its number, whatever the number."""
+    return labels[number] if 0 <= number < len(labels) else f"class {number}"
+
+
+def best(scores: npt.NDArray[np.float32], count: int) -> list[int]:
+    """Return the positions of the `count` highest scores, highest first, ties by position."""
+    if count <= 0:
+        return []
+    if count < scores.size:
+        # argpartition leaves ties at the edge in any order; take all that reach the edge.
+        edge = scores[np.argpartition(scores, -count)[-count:]].min()
+        candidates = np.flatnonzero(scores >= edge)
+    else:
+        candidates = np.arange(scores.size)
+    order = np.argsort(-scores[candidates], kind="stable")[:count]
+    return [int(i) for i in candidates[order]]
