@@ -49,6 +49,13 @@ def topics_of(config: Config) -> Topics:
     return Topics(config.mqtt.topic_prefix, config.device_id or default_device_id())
 
 
+def load_model(model: ModelConfig, config: Config) -> Servable:
+    """Load a model for the cameras that run it; see `load_servable`."""
+    return load_servable(
+        model, edgetpu_library=config.edgetpu_library, cameras=config.cameras_of(model.name)
+    )
+
+
 def load_models(models: Iterable[ModelConfig], config: Config) -> dict[str, Servable]:
     """Load models.
 
@@ -65,7 +72,7 @@ def load_models(models: Iterable[ModelConfig], config: Config) -> dict[str, Serv
     loaded: dict[str, Servable] = {}
     try:
         for model in models:
-            servable = load_servable(model, edgetpu_library=config.edgetpu_library)
+            servable = load_model(model, config)
             loaded[model.name] = servable
             log.info(
                 "model %s: %s %s on %s (%s %s), %d classes",
@@ -78,6 +85,8 @@ def load_models(models: Iterable[ModelConfig], config: Config) -> dict[str, Serv
                 len(servable.labels),
                 extra={"fields": {"model": model.name, "version": servable.id.version}},
             )
+            for source, feeder in servable.states:
+                log.info("model %s: per camera, %s is fed by %s", model.name, source, feeder)
             if servable.fallback is not None:
                 log.warning("model %s: on the CPU: %s", model.name, servable.fallback.detail)
     except EdgedError:
@@ -129,7 +138,7 @@ class Assembly:
         self._recovery = ModelRecovery(
             self.slots,
             {model.name: model for model in config.model},
-            lambda model: load_servable(model, edgetpu_library=config.edgetpu_library),
+            lambda model: load_model(model, config),
             lambda: bool(list_edgetpus()),
             wake.set,
         )

@@ -187,6 +187,10 @@ class Config:
     groups: tuple[Name, ...] = ()
     edgetpu_library: Path = "libedgetpu.so.1"
 
+    def cameras_of(self, model: str) -> tuple[str, ...]:
+        """Return the names of the cameras that run a model."""
+        return tuple(camera.name for camera in self.camera if camera.model == model)
+
     def conflicts(self) -> Iterator[Conflict]:
         """Yield names given twice and models that are not configured."""
         models = [model.name for model in self.model]

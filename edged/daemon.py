@@ -156,6 +156,10 @@ class Daemon:
 
         One that is unchanged but does not run at present is left to the recovery: a change
         elsewhere must not wait for an accelerator to come back.
+
+        Raises:
+            ValidationError: `state_not_shared` when one that goes on would get a second camera
+                and cannot tell two apart.
         """
         before = {model.name: model for model in assembly.config.model}
         same_library = config.edgetpu_library == assembly.config.edgetpu_library
@@ -165,6 +169,8 @@ class Daemon:
             running = assembly.slots[model.name].current if unchanged else None
             if not unchanged or (running is not None and not running.files_unchanged(model)):
                 changed.append(model)
+            elif running is not None:
+                running.check_cameras(config.cameras_of(model.name))
         return changed
 
     def _in_background(self, call: Callable[[], T], healthy: Callable[[], bool] | None = None) -> T:

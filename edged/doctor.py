@@ -195,7 +195,9 @@ def _model(config: Config, name: str) -> Finding:
             "ok", f"model {name}", "not_tried", f"{model.factory}: not loaded, to leave the TPU be."
         )
     try:
-        servable = load_servable(model, edgetpu_library=config.edgetpu_library)
+        servable = load_servable(
+            model, edgetpu_library=config.edgetpu_library, cameras=config.cameras_of(name)
+        )
     except EdgedError as error:
         return Finding("fail", f"model {name}", error.reason, error.explain())
     try:
@@ -203,6 +205,9 @@ def _model(config: Config, name: str) -> Finding:
             f"{servable.kind}, {len(servable.labels)} classes,"
             f" {servable.input.width} x {servable.input.height}, on {servable.accelerator}."
         )
+        if servable.states:
+            fed = ", ".join(f"{source} by {feeder}" for source, feeder in servable.states)
+            words += f" Fed back per camera: {fed}."
         if servable.fallback is not None:
             reason = servable.fallback.reason
             return Finding("warn", f"model {name}", reason, f"{words} {servable.fallback.detail}")

@@ -40,6 +40,8 @@ class FrameStamp:
         captured_mono_s: monotonic seconds.
         height: height of the camera's image in pixels, before any rotation.
         width: width of the camera's image in pixels, before any rotation.
+        opened_mono_s: when the camera was opened, monotonic seconds; between frames where it
+            differs the camera was away.
     """
 
     camera: str
@@ -48,3 +50,4 @@ class FrameStamp:
     captured_mono_s: float
     height: int
     width: int
+    opened_mono_s: float = 0.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edged.errors import ValidationError
-from edged.inference.preprocess import InputSpec, Preprocessor, geometry, image_input
+from edged.inference.preprocess import InputSpec, Preprocessor, geometry
 from edged.inference.resize import resize
 from edged.inference.tensors import TensorSpec, dequantise
 
@@ -168,28 +168,6 @@ def test_normalisation_must_fit_the_channels() -> None:
         spec(mean=(1.0, 2.0), std=(1.0, 1.0))
 
     assert caught.value.reason == "normalisation_mismatch"
-
-
-@pytest.mark.parametrize(
-    ("inputs", "reason"),
-    [
-        ([], "model_inputs_unsupported"),
-        ([((1, 8, 8, 3), "uint8")] * 3, "model_inputs_unsupported"),
-        ([((1, 128), "float32")], "model_input_unsupported"),
-        ([((1, 8, 8, 4), "uint8")], "model_input_unsupported"),
-        ([((2, 8, 8, 3), "uint8")], "model_input_unsupported"),
-        ([((1, 8, 8, 3), "int64")], "model_input_unsupported"),
-        ([((1, 0, 8, 3), "uint8")], "model_input_unsupported"),
-    ],
-)
-def test_inputs_that_are_no_image_are_refused_by_name(inputs, reason) -> None:
-    specs = [TensorSpec(f"tensor{i}", i, shape, dtype) for i, (shape, dtype) in enumerate(inputs)]
-
-    with pytest.raises(ValidationError) as caught:
-        image_input(specs)
-
-    assert caught.value.reason == reason
-    assert all(f"tensor{i}" in str(caught.value) for i in range(len(inputs)))
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,13 @@ class StubServable:
         self.accelerator = accelerator
         self.fallback: Trouble | None = None
         self.closed = False
+        self.keeps_state = False
         self._invoke = invoke
 
-    def infer(self, tensor) -> Outputs:
+    def fresh_state(self) -> list[np.ndarray]:
+        return []
+
+    def infer(self, tensor, state=None) -> Outputs:
         assert not self.closed, "a closed servable was used"
         self._invoke(tensor)
         return Outputs([tensor.copy()], 0.001)

@@ -179,10 +179,9 @@ def test_the_list_of_bad_files_is_complete(tmp_path) -> None:
     ("file", "reason", "words"),
     [
         ("model_invoking_error.tflite", "unsupported_operator", "fake-op-double"),
-        ("split_concat.tflite", "model_inputs_unsupported", "inputs/rnn1"),
+        ("split_concat.tflite", "model_kind_unsupported", "concat/split0"),
         ("deeplabv3_mnv2_dm05_pascal_quant.tflite", "model_kind_unsupported", "ArgMax"),
         ("movenet_single_pose_lightning_ptq.tflite", "model_kind_unsupported", "Stateful"),
-        ("traffic_model.tflite", "model_inputs_unsupported", "init_lstm_c"),
         ("imagenet_labels.txt", "not_a_model", "text"),
     ],
 )

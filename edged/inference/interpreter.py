@@ -142,10 +142,18 @@ class Interpreter:
             raise _load_error(str(error), accelerator) from error
         self.inputs = tuple(_spec(detail) for detail in self._live.get_input_details())
         self.outputs = tuple(_spec(detail) for detail in self._live.get_output_details())
+        # Bound once: the three calls below are made for every frame.
+        self._invoke = self._live.invoke
+        self._setters = [
+            functools.partial(self._live.set_tensor, spec.index) for spec in self.inputs
+        ]
+        self._getters = [
+            functools.partial(self._live.get_tensor, spec.index) for spec in self.outputs
+        ]
 
-    def set_input(self, tensor: npt.NDArray[Any]) -> None:
-        """Copy a tensor of the input's shape and dtype in."""
-        self._live.set_tensor(self.inputs[0].index, tensor)
+    def set_input(self, position: int, tensor: npt.NDArray[Any]) -> None:
+        """Copy a tensor of the shape and dtype of `inputs[position]` in."""
+        self._setters[position](tensor)
 
     def invoke(self) -> None:
         """Run the model. Releases the GIL.
@@ -155,7 +163,7 @@ class Interpreter:
             ValidationError: `invoke_failed` on the CPU.
         """
         try:
-            self._live.invoke()
+            self._invoke()
         except (RuntimeError, ValueError) as error:
             raise _invoke_error(str(error), self.accelerator) from error
 
@@ -168,11 +176,16 @@ class Interpreter:
         Returns:
             Arrays of the tensors' shapes and dtypes, owned by the caller.
         """
-        return [np.asarray(self._live.get_tensor(self.outputs[i].index)) for i in positions]
+        return [np.asarray(self._getters[i]()) for i in positions]
+
+    def reset_variables(self) -> None:
+        """Set what variable tensors hold back to zero; resource variables stay as they are."""
+        self._live.reset_all_variables()
 
     def close(self) -> None:
         """Free the runtime's memory and the accelerator."""
-        self._live = None
+        self._live = self._invoke = None
+        self._setters, self._getters = [], []
 
 
 def _edgetpu_delegate(module: Any, accelerator: str, library: str) -> Any:
@@ -189,6 +202,7 @@ def _edgetpu_delegate(module: Any, accelerator: str, library: str) -> Any:
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:
     scale, zero_point = detail["quantization"]
+    sizes = zip(detail["shape"], detail["shape_signature"], strict=False)  # of a number: none
     return TensorSpec(
         name=str(detail["name"]),
         index=int(detail["index"]),
@@ -196,6 +210,7 @@ def _spec(detail: dict[str, Any]) -> TensorSpec:
         dtype=np.dtype(detail["dtype"]).name,
         scale=float(scale),
         zero_point=int(zero_point),
+        open_sizes=any(size == 1 and declared < 0 for size, declared in [*sizes][1:]),
     )
 
 

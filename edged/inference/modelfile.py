@@ -26,7 +26,14 @@ EDGETPU_OPERATOR = "edgetpu-custom-op"
 
 _CUSTOM = 32  # BuiltinOperator.CUSTOM
 # The operators that edged tells apart, by BuiltinOperator number.
-_BUILTIN = {14: "LOGISTIC", 22: "RESHAPE", 25: "SOFTMAX", 6: "DEQUANTIZE", 114: "QUANTIZE"}
+_BUILTIN = {
+    6: "DEQUANTIZE",
+    14: "LOGISTIC",
+    22: "RESHAPE",
+    25: "SOFTMAX",
+    114: "QUANTIZE",
+    144: "ASSIGN_VARIABLE",
+}
 _TENSOR_AXIS_LABELS = 2  # AssociatedFileType
 _NORMALIZATION_OPTIONS = 1  # ProcessUnitOptions union
 
@@ -54,6 +61,10 @@ class ModelFile:
         label_name: of the label file packed inside, or None; `packed_labels` reads it.
         mean: normalisation per channel from the metadata, or None.
         std: the same; a pixel enters the model as (pixel - mean) / std.
+        input_names: of the inputs in the SignatureDef, "" for one that it leaves out.
+        output_names: the same.
+        keeps_state: whether a tensor keeps its values from one invoke to the next, as those of
+            LSTM operators do.
     """
 
     operators: tuple[Operator, ...]
@@ -63,6 +74,9 @@ class ModelFile:
     label_name: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    keeps_state: bool = False
 
     @property
     def needs_edgetpu(self) -> bool:
@@ -73,6 +87,11 @@ class ModelFile:
     def custom_operators(self) -> tuple[str, ...]:
         """Names of custom operators, in order of first use."""
         return tuple(dict.fromkeys(op.name for op in self.operators if op.custom))
+
+    @property
+    def assigns_variables(self) -> bool:
+        """Whether the model writes resource variables, which outlive an invoke too."""
+        return any(op.name == "ASSIGN_VARIABLE" for op in self.operators)
 
     def producer(self, tensor: int) -> Operator | None:
         """Return the operator that writes a tensor."""
@@ -212,14 +231,14 @@ class _Table:
 
 
 def _read(data: bytes) -> ModelFile:
-    # Model: operator_codes 1, subgraphs 2, buffers 4, metadata 6.
+    # Model: operator_codes 1, subgraphs 2, buffers 4, metadata 6, signature_defs 7.
     model = _Table.root(data)
     names = [_operator_name(code) for code in model.tables(1)]
     graph = next(model.tables(2), None)
     if graph is None:
         raise ValueError
     # SubGraph: tensors 0, inputs 1, outputs 2, operators 3. Operator: opcode_index 0,
-    # inputs 1, outputs 2, custom_options 5. Tensor: shape 0.
+    # inputs 1, outputs 2, custom_options 5. Tensor: shape 0, is_variable 5.
     operators = tuple(
         Operator(
             *names[op.integer(0, number_types.Uint32Flags)],
@@ -230,13 +249,36 @@ def _read(data: bytes) -> ModelFile:
         for op in graph.tables(3)
     )
     shapes = tuple(tensor.integers(0) for tensor in graph.tables(0))
+    keeps_state = any(tensor.integer(5, number_types.BoolFlags) for tensor in graph.tables(0))
     inputs, outputs = graph.integers(1), graph.integers(2)
     if any(not 0 <= tensor < len(shapes) for tensor in (*inputs, *outputs)):
         raise ValueError
     metadata = _metadata(model)
     mean, std = _normalisation(metadata) if metadata else (None, None)
-    label_name = _packed_name(data, metadata)
-    return ModelFile(operators, inputs, outputs, shapes, label_name, mean, std)
+    return ModelFile(
+        operators,
+        inputs,
+        outputs,
+        shapes,
+        label_name=_packed_name(data, metadata),
+        mean=mean,
+        std=std,
+        input_names=_signature_names(model, 0, inputs),
+        output_names=_signature_names(model, 1, outputs),
+        keeps_state=keeps_state,
+    )
+
+
+def _signature_names(model: _Table, slot: int, tensors: tuple[int, ...]) -> tuple[str, ...]:
+    # SignatureDef: inputs 0, outputs 1, subgraph_index 4. TensorMap: name 0, tensor_index 1.
+    for signature in model.tables(7):
+        if signature.integer(4, number_types.Uint32Flags) == 0:
+            names = {
+                entry.integer(1, number_types.Uint32Flags): entry.text(0)
+                for entry in signature.tables(slot)
+            }
+            return tuple(names.get(tensor, "") for tensor in tensors)
+    return tuple("" for _ in tensors)
 
 
 def _operator_name(code: _Table) -> tuple[str, bool]:

@@ -48,5 +48,5 @@ def make_decoder(
     raise ValidationError(
         "model_kind_unsupported",
         "the model is neither a classifier nor a detector with TFLite_Detection_PostProcess;"
-        f" its outputs are {', '.join(spec.describe() for spec in outputs)}",
+        f" its outputs are {', '.join(outputs[i].describe() for i in positions)}",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -247,31 +247,3 @@ def _unrotate(
     if rotate == 270:
         return height - y1, x0, height - y0, x1
     return box
-
-
-def image_input(inputs: Sequence[TensorSpec]) -> TensorSpec:
-    """Return the one input of a model, if it is an image.
-
-    Raises:
-        ValidationError: `model_inputs_unsupported` or `model_input_unsupported`, naming tensors.
-    """
-    if len(inputs) != 1:
-        raise ValidationError(
-            "model_inputs_unsupported",
-            "the model must have one image input; this one has"
-            f" {len(inputs)}: {', '.join(spec.describe() for spec in inputs)}",
-        )
-    tensor = inputs[0]
-    shape = tensor.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3) or min(shape) < 1:
-        raise ValidationError(
-            "model_input_unsupported",
-            f"the model's input {tensor.describe()} is no image:"
-            " [1, height, width, 3] or [1, height, width, 1] is needed",
-        )
-    if tensor.dtype not in ("uint8", "int8", "float32"):
-        raise ValidationError(
-            "model_input_unsupported",
-            f"the model's input {tensor.describe()} is not uint8, int8 or float32",
-        )
-    return tensor

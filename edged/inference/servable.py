@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,13 @@ from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.kinds.decoder import Cut, Decoder
 from edged.inference.modelfile import ModelFile, packed_labels, parse_labels, read_model_file
 from edged.inference.postprocess import make_decoder
-from edged.inference.preprocess import Geometry, InputSpec, geometry, image_input
+from edged.inference.preprocess import Geometry, InputSpec, geometry
+from edged.inference.signature import Signature, read_signature
 from edged.inference.tensors import Array
 from edged.prediction import ModelId, Result
+
+# What a recurrent model hands on from frame to frame: an array per state, none for most models.
+State = list[Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Outputs:
 class Servable:
     """A model that runs.
 
-    `infer` belongs to the inference thread; `decode` and the facts may be used from any.
+    `infer` and `fresh_state` belong to the inference thread; `decode` and the facts may be used
+    from any.
 
     Attributes:
         id: name, version, digest.
@@ -53,6 +59,9 @@ class Servable:
         accelerator: what it runs on: `cpu`, `edgetpu`, `usb:0`...
         requested: what was asked for.
         fallback: why it is not on the accelerator that `auto` would have preferred, or None.
+        states: names of input and output of each state that is fed back.
+        keeps_state: whether the model also remembers inside, as LSTM operators do, where cameras
+            cannot be told apart.
         loaded_s: Unix time of loading, seconds.
     """
 
@@ -62,7 +71,9 @@ class Servable:
         interpreter: Interpreter,
         spec: InputSpec,
         decoder: Decoder,
+        signature: Signature,
         *,
+        keeps_state: bool,
         path: Path,
         requested: str,
         fallback: Trouble | None,
@@ -75,7 +86,14 @@ class Servable:
         self.accelerator = interpreter.accelerator
         self.requested = requested
         self.fallback = fallback
+        self.keeps_state = keeps_state
         self.loaded_s = loaded_s
+        self.states = tuple(
+            (interpreter.inputs[i].name, interpreter.outputs[o].name) for i, o in signature.states
+        )
+        self._image = signature.image
+        self._state_inputs = tuple(i for i, _ in signature.states)
+        self._state_outputs = tuple(o for _, o in signature.states)
         self._interpreter = interpreter
         self._decoder = decoder
 
@@ -89,18 +107,41 @@ class Servable:
         """The name of each class."""
         return self._decoder.labels
 
-    def infer(self, tensor: npt.NDArray[Any]) -> Outputs:
+    def fresh_state(self) -> State:
+        """Return the state of a model that has seen nothing, and set back what it keeps inside.
+
+        Returns:
+            Zeros: arrays of the states' shapes and dtypes, 0 as their quantisation writes it.
+        """
+        if self.keeps_state:
+            self._interpreter.reset_variables()
+        specs = [self._interpreter.inputs[i] for i in self._state_inputs]
+        return [np.full(spec.shape, spec.zero_point, spec.dtype) for spec in specs]
+
+    def infer(self, tensor: npt.NDArray[Any], state: State | None = None) -> Outputs:
         """Run the model on a prepared input tensor.
+
+        Args:
+            tensor: the image, from a `Preprocessor`.
+            state: what the frame before left, from `fresh_state` at first; what this one leaves
+                replaces its arrays. None: a single image, nothing went before.
 
         Raises:
             AcceleratorError: the Edge TPU failed.
             ValidationError: `invoke_failed`.
         """
-        self._interpreter.set_input(tensor)
+        interpreter = self._interpreter
+        interpreter.set_input(self._image, tensor)
+        if self._state_inputs:
+            state = self.fresh_state() if state is None else state
+            for position, value in zip(self._state_inputs, state, strict=True):
+                interpreter.set_input(position, value)
         start = time.perf_counter()
-        self._interpreter.invoke()
+        interpreter.invoke()
         invoke_s = time.perf_counter() - start
-        return Outputs(self._interpreter.read_outputs(self._decoder.outputs), invoke_s)
+        if state:
+            state[:] = interpreter.read_outputs(self._state_outputs)
+        return Outputs(interpreter.read_outputs(self._decoder.outputs), invoke_s)
 
     def decode(self, outputs: Outputs, place: Geometry) -> Result:
         """Read the outputs of `infer`.
@@ -115,11 +156,38 @@ class Servable:
 
         Raises:
             AcceleratorError: the Edge TPU failed.
-            ValidationError: `invoke_failed`, `output_not_finite`.
+            ValidationError: `invoke_failed`, `output_not_finite`, `state_mismatch`.
         """
         tensor = self.input.tensor
-        outputs = self.infer(np.zeros(tensor.shape, tensor.dtype))
+        state = self.fresh_state()
+        outputs = self.infer(np.zeros(tensor.shape, tensor.dtype), state)
         self.decode(outputs, geometry(tensor.shape[1], tensor.shape[2], self.input))
+        # Some operators settle the size of what they write only when they run.
+        for position, left in zip(self._state_inputs, state, strict=True):
+            spec = self._interpreter.inputs[position]
+            if left.shape != spec.shape:
+                raise ValidationError(
+                    "state_mismatch",
+                    f"the model's state {spec.describe()} came out as {list(left.shape)}",
+                )
+        self.fresh_state()
+
+    def check_cameras(self, cameras: Sequence[str]) -> None:
+        """Refuse cameras that this model would mix up.
+
+        Args:
+            cameras: names of those that run it.
+
+        Raises:
+            ValidationError: `state_not_shared`.
+        """
+        if self.keeps_state and len(cameras) > 1:
+            raise ValidationError(
+                "state_not_shared",
+                "the model remembers earlier frames inside, where those of the cameras"
+                f" {', '.join(cameras)} would mix.",
+                advice="Give each camera a [[model]] of its own with the same factory file.",
+            )
 
     def files_unchanged(self, config: ModelConfig) -> bool:
         """Say whether the files of this configuration still give the same model and labels."""
@@ -138,12 +206,22 @@ class Servable:
         self._interpreter.close()
 
 
-def load_servable(config: ModelConfig, *, edgetpu_library: str = "libedgetpu.so.1") -> Servable:
+def load_servable(
+    config: ModelConfig,
+    *,
+    edgetpu_library: str = "libedgetpu.so.1",
+    cameras: Sequence[str] = (),
+) -> Servable:
     """Load and warm the model that a configuration names.
 
     With `accelerator = "auto"` an Edge TPU is used when the file, or its sibling
     `<stem>_edgetpu.tflite`, was compiled for one and the device answers; else the CPU, when a file
     for it is at hand. An explicit accelerator is taken at its word.
+
+    Args:
+        config: which model, and how.
+        edgetpu_library: what to load as the delegate.
+        cameras: names of those that will run it.
 
     Raises:
         ValidationError: the file is missing, is no model, or cannot run.
@@ -151,9 +229,15 @@ def load_servable(config: ModelConfig, *, edgetpu_library: str = "libedgetpu.so.
         StoreError: `model_unreadable`, `labels_unreadable`.
     """
     try:
-        return _choose(config, edgetpu_library)
+        servable = _choose(config, edgetpu_library)
+        try:
+            servable.check_cameras(cameras)
+        except EdgedError:
+            servable.close()
+            raise
     except EdgedError as error:
         raise error.about(f"model '{config.name}' ({Path(config.factory).absolute()})") from error
+    return servable
 
 
 def _choose(config: ModelConfig, library: str) -> Servable:
@@ -212,10 +296,21 @@ def _assemble(
     config: ModelConfig, source: _Source, interpreter: Interpreter, fallback: Trouble | None
 ) -> Servable:
     file = source.file
-    image = image_input(interpreter.inputs)
+    if file.assigns_variables:
+        raise ValidationError(
+            "state_not_resettable",
+            "the model remembers earlier frames in a resource variable (ASSIGN_VARIABLE), which no"
+            " runtime sets back: after a gap it would go on with what was before.",
+            advice="Export it with the state as an input and an output.",
+        )
+    signature = read_signature(
+        interpreter.inputs, interpreter.outputs, file.input_names, file.output_names
+    )
+    image = interpreter.inputs[signature.image]
     cut = Cut(config.top_k, config.min_score)
-    positions = range(len(interpreter.outputs))
-    decoder = make_decoder(file, interpreter.outputs, positions, _labels(config, source), cut)
+    decoder = make_decoder(
+        file, interpreter.outputs, signature.results, _labels(config, source), cut
+    )
     habit = decoder.habit
     usual = (habit.mean, habit.std) if image.is_float else (None, None)
     spec = InputSpec(
@@ -231,6 +326,8 @@ def _assemble(
         interpreter,
         spec,
         decoder,
+        signature,
+        keeps_state=file.keeps_state,
         path=source.path,
         requested=config.accelerator,
         fallback=fallback,

@@ -22,6 +22,7 @@ class TensorSpec:
         dtype: numpy's name, e.g. `uint8`, `int8`, `float32`.
         scale: quantisation step; 0 where the tensor is not quantised.
         zero_point: the quantised value that stands for 0.
+        open_sizes: whether the file leaves a size behind the first axis open; `shape` then has 1.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TensorSpec:
     dtype: str
     scale: float = 0.0
     zero_point: int = 0
+    open_sizes: bool = False
 
     @property
     def is_float(self) -> bool:

@@ -88,6 +88,7 @@ class CaptureWorker:
         self._changed = changed
         self._stopping = threading.Event()
         self._waiting_since_s: float | None = None
+        self._opened_mono_s = 0.0
         self._camera: Camera | None = None
         self._preprocessor: Preprocessor | None = None
         # A daemon thread: a driver that hangs must not keep the process from ending.
@@ -156,6 +157,7 @@ class CaptureWorker:
         """Open the camera and read it until it fails or the thread is to end."""
         camera = self._timed(lambda: self._open(self.config))
         self._camera = camera
+        self._opened_mono_s = time.monotonic()
         try:
             while not self._stopping.is_set():
                 picture = self._timed(lambda: camera.read(self.config.stall_s))
@@ -195,7 +197,13 @@ class CaptureWorker:
         preprocessor.write(picture.image, picture.color, slot.tensor)
         slot.place = preprocessor.geometry(height, width)
         slot.stamp = FrameStamp(
-            self.config.name, number, picture.captured_s, picture.captured_mono_s, height, width
+            self.config.name,
+            number,
+            picture.captured_s,
+            picture.captured_mono_s,
+            height,
+            width,
+            self._opened_mono_s,
         )
         lane.mailbox.put(slot)
         return True

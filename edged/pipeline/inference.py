@@ -8,26 +8,28 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from edged.errors import EdgedError
+from edged.errors import EdgedError, ValidationError
 from edged.frame import FrameStamp
 from edged.inference.preprocess import Geometry
 from edged.inference.servable import Outputs, Servable
 from edged.pipeline.bell import Bell
 from edged.pipeline.counters import CameraCounters
 from edged.pipeline.mailbox import Mailbox, Slot
+from edged.pipeline.memory import SceneMemory
 from edged.pipeline.modelslot import ModelSlot
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One camera's way: its mailbox, the model it runs, its counters."""
+    """One camera's way: its mailbox, the model it runs, its counters, what the model remembers."""
 
     camera: str
     mailbox: Mailbox
     model: ModelSlot
     counters: CameraCounters
+    memory: SceneMemory = field(default_factory=SceneMemory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,10 @@ class InferenceWorker:
             raise AssertionError("a slot was put without its frame")
         self._due_s = time.monotonic() + lane.model.invoke_limit_s
         try:
-            outputs = servable.infer(slot.tensor)
+            state = lane.memory.recall(servable, slot.stamp.opened_mono_s)
+            outputs = servable.infer(slot.tensor, state)
         except EdgedError as error:
+            lane.memory.forget()
             lane.counters.errors[error.reason] += 1
             lane.model.did_not_run(error)
             return
@@ -124,6 +128,10 @@ class InferenceWorker:
             self._due_s = None
         lane.model.ran()
         lane.counters.inferred += 1
+        try:
+            lane.memory.check(outputs)
+        except ValidationError as error:
+            lane.counters.errors[error.reason] += 1
         self._hand_on(Inference(lane, servable, slot.stamp, slot.place, outputs))
 
     def _hand_on(self, inference: Inference) -> None:

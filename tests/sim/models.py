@@ -31,7 +31,9 @@ _TYPES = {
     "uint8": schema.TensorType.UINT8,
     "int8": schema.TensorType.INT8,
     "int32": schema.TensorType.INT32,
+    "float16": schema.TensorType.FLOAT16,
     "float32": schema.TensorType.FLOAT32,
+    "resource": schema.TensorType.RESOURCE,
 }
 _CONFIDENCE = 20.0  # logit of a full colour: softmax over it is as good as 1
 _DARK = 0.2  # a colour channel below this mean (of 0..1) counts as dark
@@ -95,8 +97,21 @@ class _Graph:
         dtype: str = "float32",
         quantisation: Quantisation | None = None,
         content: npt.NDArray[Any] | None = None,
+        *,
+        variable: bool = False,
+        open_axes: Sequence[int] = (),
     ) -> _Tensor:
-        """Add a tensor; with content it is a constant."""
+        """Add a tensor.
+
+        Args:
+            name: of the tensor.
+            shape: of the tensor.
+            dtype: of the tensor.
+            quantisation: of the tensor.
+            content: makes it a constant.
+            variable: whether it keeps its values from one invoke to the next.
+            open_axes: axes whose size the file leaves open.
+        """
         buffer = 0
         if content is not None:
             buffer = len(self._buffers)
@@ -113,6 +128,10 @@ class _Graph:
                 buffer=buffer,
                 name=name,
                 quantization=parameters,
+                isVariable=variable,
+                shapeSignature=[-1 if i in open_axes else size for i, size in enumerate(shape)]
+                if open_axes
+                else None,
             )
         )
         return _Tensor(len(self._tensors) - 1, shape, dtype, quantisation)
@@ -133,8 +152,8 @@ class _Graph:
         code = schema.OperatorCodeT(
             builtinCode=getattr(schema.BuiltinOperator, name), version=version
         )
-        # Old runtimes read the number from this int8; it holds all that are used here.
-        code.deprecatedBuiltinCode = code.builtinCode
+        # Old runtimes read the number from this int8; 127 sends them to the other field.
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         node = self._node(code, inputs, outputs)
         if options is not None:
             node.builtinOptionsType = getattr(schema.BuiltinOptions, options[0])
@@ -167,22 +186,45 @@ class _Graph:
         self._operators.append(node)
         return node
 
-    def finish(self, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> bytes:
-        """Return the file."""
-        graph = schema.SubGraphT(
+    def beside(self) -> _Graph:
+        """Begin another subgraph of the same model."""
+        other = _Graph()
+        other._buffers, other._codes = self._buffers, self._codes
+        return other
+
+    def subgraph(self, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> schema.SubGraphT:
+        """Return the table of this graph."""
+        return schema.SubGraphT(
             tensors=self._tensors,
             inputs=[tensor.index for tensor in inputs],
             outputs=[tensor.index for tensor in outputs],
             operators=self._operators,
             name="main",
         )
+
+    def finish(
+        self,
+        inputs: Sequence[_Tensor],
+        outputs: Sequence[_Tensor],
+        others: Sequence[schema.SubGraphT] = (),
+        signature: schema.SignatureDefT | None = None,
+    ) -> bytes:
+        """Return the file.
+
+        Args:
+            inputs: of the model.
+            outputs: of the model.
+            others: subgraphs behind this one.
+            signature: names of inputs and outputs beside those of the tensors.
+        """
         return _pack(
             schema.ModelT(
                 version=3,
                 operatorCodes=self._codes,
-                subgraphs=[graph],
+                subgraphs=[self.subgraph(inputs, outputs), *others],
                 description="edged test model",
                 buffers=self._buffers,
+                signatureDefs=[] if signature is None else [signature],
             )
         )
 
