@@ -230,14 +230,21 @@ class _Graph:
 
     # What follows are the layers.
 
-    def image(self, dtype: DType, size: Size, channels: int = 3, name: str = "image") -> _Tensor:
+    def image(
+        self,
+        dtype: DType,
+        size: Size,
+        channels: int = 3,
+        name: str = "image",
+        open_axes: Sequence[int] = (),
+    ) -> _Tensor:
         """Add an input whose real values are -1 (black) to 1."""
         quantisation = {
             "uint8": Quantisation(1 / 128, 128),
             "int8": Quantisation(1 / 128, 0),
             "float32": None,
         }[dtype]
-        return self.tensor(name, (1, *size, channels), dtype, quantisation)
+        return self.tensor(name, (1, *size, channels), dtype, quantisation, open_axes=open_axes)
 
     def pool(self, source: _Tensor, grid: int) -> _Tensor:
         """Average the image over grid x grid cells."""

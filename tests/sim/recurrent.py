@@ -37,6 +37,7 @@ def counter(
     mismatch: Literal["shape", "type", "quantisation"] | None = None,
     *,
     open_axes: Sequence[int] = (),
+    nan_on_black: bool = False,
 ) -> bytes:
     """Count in one state, shape (1, 3).
 
@@ -46,11 +47,13 @@ def counter(
         ends: names of the state's two ends.
         mismatch: what of the output differs from the input: another axis in front, float32 beside
             a quantised input, or another step.
-        open_axes: axes whose size the file leaves open in the state's input.
+        open_axes: axes whose size the file leaves open in the image.
+        nan_on_black: whether a black image leaves a state of NaN, though the scores are fine;
+            float32 only.
     """
     graph = _Graph()
-    image = graph.image(dtype, size)
-    before = graph.tensor(ends.source, _SHAPE, dtype, _sums(dtype), open_axes=open_axes)
+    image = graph.image(dtype, size, open_axes=open_axes)
+    before = graph.tensor(ends.source, _SHAPE, dtype, _sums(dtype))
     after = _added(graph, before, _bright(graph, image), "sum")
     left = after
     if mismatch == "shape":
@@ -61,6 +64,8 @@ def counter(
         step = _for_dtype(_SUMS._replace(scale=1 / 4), dtype)
         left = graph.tensor("other step", _SHAPE, dtype, step)
         graph.operator("QUANTIZE", [after], [left], version=2)
+    if nan_on_black:
+        left = _added(graph, after, _nan_on_black(graph, image), "spoilt")
     _rename(graph, left, ends.feeder)
     return graph.finish([before, image], [_scores(graph, after), left])
 
@@ -104,14 +109,14 @@ def two_states(
 
 
 def hidden_counter(size: Size = (16, 16)) -> bytes:
-    """Count in a variable tensor, as LSTM operators do; float32."""
+    """Count in a variable tensor, as LSTM operators do; float32. Red counts twice."""
     graph = _Graph()
     image = graph.image("float32", size)
     means = graph.reshape(graph.pool(image, 1), _SHAPE)
-    colours = np.eye(len(FOUND))
-    weights = graph.tensor("weights", colours.shape, content=colours / 2)
+    colours, worth = np.eye(len(FOUND)), np.array([2.0, 1.0, 1.0])
+    weights = graph.tensor("weights", colours.shape, content=colours * worth / 2)
     recurrent = graph.tensor("recurrent", colours.shape, content=colours)
-    bias = graph.tensor("bias", (len(FOUND),), content=np.full(len(FOUND), 0.5))
+    bias = graph.tensor("bias", worth.shape, content=worth / 2)
     state = graph.tensor("state", _SHAPE, variable=True)
     after = graph.tensor("after", _SHAPE)
     graph.operator(
@@ -152,6 +157,17 @@ def _bright(graph: _Graph, image: _Tensor) -> _Tensor:
     means = graph.reshape(graph.pool(image, 1), _SHAPE)
     colours = np.eye(len(FOUND))
     return graph.dense(means, colours / 2, np.full(len(FOUND), 0.5), _SUMS, "bright")
+
+
+def _nan_on_black(graph: _Graph, image: _Tensor) -> _Tensor:
+    """Return zeros, and for a black image NaN."""
+    means = graph.reshape(graph.pool(image, 1), _SHAPE)
+    any_colour = np.ones((len(FOUND), len(FOUND))) / 2
+    bias = np.full(len(FOUND), len(FOUND) / 2 - 0.01)
+    total = graph.dense(means, any_colour, bias, _SUMS, "total")
+    root = graph.like("root", total, _SHAPE)
+    graph.operator("SQRT", [total], [root])
+    return graph.dense(root, np.zeros((3, 3)), np.zeros(3), _SUMS, "nothing")
 
 
 def _added(graph: _Graph, one: _Tensor, other: _Tensor, name: str) -> _Tensor:
