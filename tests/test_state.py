@@ -22,7 +22,7 @@ from edged.camera.source import open_camera
 from edged.cli import main
 from edged.config import CameraConfig, ModelConfig
 from edged.errors import AcceleratorError, ValidationError
-from edged.inference.interpreter import Interpreter
+from edged.inference.interpreter import Interpreter, installed_runtimes
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable, State, load_servable
 from edged.pipeline import capture as capture_module
@@ -36,6 +36,7 @@ from edged.prediction import Classes
 
 PIXELS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
 COLOURS = ("red", "green", "blue")
+RUNTIMES = [runtime.name for runtime in installed_runtimes()]
 # A folder's pictures, and so the order in which they come.
 TRAFFIC = [f"traffic_000{i}.bmp" for i in (1, 2, 3)]
 
@@ -77,9 +78,10 @@ def close(*sums: float, within: float = 1e-5):
 # A servable
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("dtype", ["float32", "uint8", "int8"])
-def test_a_state_is_fed_back(tmp_path, dtype) -> None:
-    servable = load(write(tmp_path, recurrent.counter(dtype)))
+def test_a_state_is_fed_back(tmp_path, dtype, runtime) -> None:
+    servable = load(write(tmp_path, recurrent.counter(dtype)), runtime=runtime)
     state = servable.fresh_state()
     within = 1e-5 if dtype == "float32" else 0.02
 
@@ -140,6 +142,7 @@ def test_two_states_alike_are_told_apart_by_their_names(tmp_path, ends, signatur
         (recurrent.counter("uint8", mismatch="shape"), "state_mismatch", "shape"),
         (recurrent.counter("uint8", mismatch="type"), "state_mismatch", "type"),
         (recurrent.counter("uint8", mismatch="quantisation"), "state_mismatch", "step 0.25"),
+        (recurrent.counter(mismatch="at_run"), "state_mismatch", r"init_sum.*\[3, 1\]"),
         (models.two_inputs(), "model_inputs_unsupported", "'left'.*'right'"),
         (recurrent.resource_counter(), "state_not_resettable", "ASSIGN_VARIABLE"),
     ],
@@ -163,9 +166,11 @@ def test_an_image_without_a_size_is_refused(tmp_path) -> None:
 # States inside the model
 
 
-def test_a_state_inside_is_set_back(tmp_path) -> None:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_state_inside_is_set_back(tmp_path, runtime) -> None:
     """Red counts twice. The warm-up, which sees grey, has left nothing behind."""
-    servable = load(write(tmp_path, recurrent.hidden_counter()), cameras=["front"])
+    path = write(tmp_path, recurrent.hidden_counter())
+    servable = load(path, cameras=["front"], runtime=runtime)
 
     assert see(servable, "red") == close(2, 0, 0)
     assert see(servable, "green") == close(2, 1, 0)
@@ -396,8 +401,9 @@ def traffic(shared_data) -> Path:
 class Loop:
     """The same model on the bare runtime, its inputs and outputs known by heart."""
 
-    def __init__(self, path: Path) -> None:
-        module = importlib.import_module("ai_edge_litert.interpreter")
+    def __init__(self, path: Path, runtime: str) -> None:
+        package = {"litert": "ai_edge_litert", "tflite": "tflite_runtime"}[runtime]
+        module = importlib.import_module(f"{package}.interpreter")
         self._live = module.Interpreter(model_path=str(path), num_threads=1)
         self._live.allocate_tensors()
         self._inputs = [detail["index"] for detail in self._live.get_input_details()]
@@ -422,13 +428,14 @@ def same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
     return all((a == b).all() for a, b in zip(ours, theirs, strict=True))
 
 
-def test_the_traffic_model_gets_and_gives_its_states(shared_data, traffic) -> None:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_traffic_model_gets_and_gives_its_states(shared_data, traffic, runtime) -> None:
     """Both states reach their own inputs, and come from their own outputs, to the last bit.
 
     What this file hands on is always zero: the gates of its LSTM were quantised to steps of
     1e-35. So that states matter shows in those given to it, not in those it makes.
     """
-    servable, loop = load(traffic), Loop(traffic)
+    servable, loop = load(traffic, runtime=runtime), Loop(traffic, runtime)
     rng = np.random.default_rng(6)
     shape = servable.fresh_state()[0].shape
     differ = 0
@@ -457,7 +464,8 @@ def test_the_traffic_model_through_the_pipeline(shared_data, traffic, tmp_path) 
     folder.mkdir()
     for name in TRAFFIC:
         (folder / name).write_bytes((shared_data / "images" / name).read_bytes())
-    servable, loop = load(traffic), Loop(traffic)
+    servable = load(traffic)
+    loop = Loop(traffic, servable.runtime.name)
     rig = Rig(servable)
     config = CameraConfig(name="street", source=f"images:{folder}", model="m", fps=0)
     world = CameraWorld()

@@ -152,8 +152,20 @@ class Interpreter:
         ]
 
     def set_input(self, position: int, tensor: npt.NDArray[Any]) -> None:
-        """Copy a tensor of the shape and dtype of `inputs[position]` in."""
-        self._setters[position](tensor)
+        """Copy a tensor in.
+
+        Raises:
+            ValidationError: `state_mismatch`, when it has not the shape of `inputs[position]`:
+                some operators settle the size of what they write only when they run.
+        """
+        try:
+            self._setters[position](tensor)
+        except ValueError as error:
+            raise ValidationError(
+                "state_mismatch",
+                f"the model's input {self.inputs[position].describe()} does not take what feeds"
+                f" it: {tensor.dtype} {list(tensor.shape)}",
+            ) from error
 
     def invoke(self) -> None:
         """Run the model. Releases the GIL.

@@ -34,7 +34,7 @@ def counter(
     dtype: DType = "float32",
     size: Size = (16, 16),
     ends: Ends = NAMED,
-    mismatch: Literal["shape", "type", "quantisation"] | None = None,
+    mismatch: Literal["shape", "type", "quantisation", "at_run"] | None = None,
     *,
     open_axes: Sequence[int] = (),
     nan_on_black: bool = False,
@@ -46,7 +46,7 @@ def counter(
         size: height, width of the image.
         ends: names of the state's two ends.
         mismatch: what of the output differs from the input: another axis in front, float32 beside
-            a quantised input, or another step.
+            a quantised input, another step, or a shape that shows only after an invoke.
         open_axes: axes whose size the file leaves open in the image.
         nan_on_black: whether a black image leaves a state of NaN, though the scores are fine;
             float32 only.
@@ -64,6 +64,8 @@ def counter(
         step = _for_dtype(_SUMS._replace(scale=1 / 4), dtype)
         left = graph.tensor("other step", _SHAPE, dtype, step)
         graph.operator("QUANTIZE", [after], [left], version=2)
+    elif mismatch == "at_run":
+        left = _turned_at_run(graph, after)
     if nan_on_black:
         left = _added(graph, after, _nan_on_black(graph, image), "spoilt")
     _rename(graph, left, ends.feeder)
@@ -157,6 +159,18 @@ def _bright(graph: _Graph, image: _Tensor) -> _Tensor:
     means = graph.reshape(graph.pool(image, 1), _SHAPE)
     colours = np.eye(len(FOUND))
     return graph.dense(means, colours / 2, np.full(len(FOUND), 0.5), _SUMS, "bright")
+
+
+def _turned_at_run(graph: _Graph, sums: _Tensor) -> _Tensor:
+    """Return a column that is declared a row: its shape is worked out, and not a constant."""
+    part = np.array(_SHAPE[::-1]) - 1
+    halves = [graph.tensor(name, (2,), "int32", content=values)
+              for name, values in (("part", part), ("rest", np.ones(2)))]  # fmt: skip
+    shape = graph.tensor("worked out", (2,), "int32")
+    graph.operator("ADD", halves, [shape], ("AddOptions", schema.AddOptionsT()))
+    turned = graph.like("turned", sums, _SHAPE)
+    graph.operator("RESHAPE", [sums, shape], [turned])
+    return turned
 
 
 def _nan_on_black(graph: _Graph, image: _Tensor) -> _Tensor:
