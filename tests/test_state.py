@@ -112,6 +112,17 @@ def test_a_fresh_state_is_zero_as_the_quantisation_writes_it(tmp_path) -> None:
         assert (state.dtype, state.shape, set(state.ravel())) == (dtype, (1, 3), {zero})
 
 
+def test_a_state_may_be_a_number(tmp_path) -> None:
+    servable = load(write(tmp_path, recurrent.numbered()))
+    state = servable.fresh_state()
+
+    said = [see(servable, "blue", state) for _ in range(4)]
+
+    assert [max(one, key=one.__getitem__) for one in said] == ["red", "red", "green", "green"]
+    assert isinstance(state[0], np.ndarray)
+    assert (state[0].shape, float(state[0])) == ((), 4.0)
+
+
 GENERIC = (
     Ends("serving_default_a:0", "StatefulPartitionedCall:0"),
     Ends("serving_default_b:0", "StatefulPartitionedCall:2"),

@@ -142,13 +142,14 @@ class Interpreter:
             raise _load_error(str(error), accelerator) from error
         self.inputs = tuple(_spec(detail) for detail in self._live.get_input_details())
         self.outputs = tuple(_spec(detail) for detail in self._live.get_output_details())
-        # Bound once: the three calls below are made for every frame.
+        # Bound once: these calls are made for every frame.
         self._invoke = self._live.invoke
-        self._setters = [
-            functools.partial(self._live.set_tensor, spec.index) for spec in self.inputs
-        ]
+        bind = functools.partial
+        self._setters = [bind(self._live.set_tensor, spec.index) for spec in self.inputs]
         self._getters = [
-            functools.partial(self._live.get_tensor, spec.index) for spec in self.outputs
+            # Of a tensor without axes the runtime gives a number, not an array.
+            bind(self._live.get_tensor if spec.shape else self._number, spec.index)
+            for spec in self.outputs
         ]
 
     def set_input(self, position: int, tensor: npt.NDArray[Any]) -> None:
@@ -188,7 +189,11 @@ class Interpreter:
         Returns:
             Arrays of the tensors' shapes and dtypes, owned by the caller.
         """
-        return [np.asarray(self._getters[i]()) for i in positions]
+        getters = self._getters
+        return [getters[i]() for i in positions]
+
+    def _number(self, index: int) -> Array:
+        return np.asarray(self._live.get_tensor(index))
 
     def reset_variables(self) -> None:
         """Set what variable tensors hold back to zero; resource variables stay as they are."""

@@ -19,6 +19,7 @@ class SceneMemory:
         self._servable: Servable | None = None
         self._opened_mono_s = 0.0
         self._state: State = []
+        self._remembers = False
 
     def recall(self, servable: Servable, opened_mono_s: float) -> State:
         """Return the state for the next frame; the servable replaces its arrays.
@@ -29,6 +30,7 @@ class SceneMemory:
         """
         if servable is not self._servable or opened_mono_s != self._opened_mono_s:
             self._state = servable.fresh_state()
+            self._remembers = bool(self._state) or servable.keeps_state
             self._servable, self._opened_mono_s = servable, opened_mono_s
         return self._state
 
@@ -46,6 +48,8 @@ class SceneMemory:
         Raises:
             ValidationError: `state_not_finite`.
         """
+        if not self._remembers:
+            return
         inside = self._servable is not None and self._servable.keeps_state
         for values in (*self._state, *outputs.arrays) if inside else self._state:
             if values.dtype.kind == "f" and not np.isfinite(values).all():

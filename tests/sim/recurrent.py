@@ -110,6 +110,26 @@ def two_states(
     return graph.finish(inputs, outputs, signature=table)
 
 
+def numbered(size: Size = (16, 16)) -> bytes:
+    """Classify by how many frames there were, a state without axes: red up to 2, then green."""
+    graph = _Graph()
+    image = graph.image("float32", size)
+    before = graph.tensor("init_frame", ())
+    after = graph.tensor("frame", ())
+    one = graph.tensor("one", (), content=np.ones(()))
+    graph.operator("ADD", [before, one], [after], ("AddOptions", schema.AddOptionsT()))
+    # The image has no say, but must not be left out.
+    nothing = graph.dense(
+        graph.reshape(graph.pool(image, 1), _SHAPE), np.zeros((3, 3)), np.zeros(3), _SUMS, "nothing"
+    )
+    frames = graph.tensor("frames", _SHAPE)
+    graph.operator("ADD", [nothing, after], [frames], ("AddOptions", schema.AddOptionsT()))
+    logits = graph.dense(
+        frames, np.diag([0.0, 10.0, 0.0]), np.array([0.0, -25.0, -99.0]), _SUMS, "logits"
+    )
+    return graph.finish([image, before], [_scores(graph, logits), after])
+
+
 def hidden_counter(size: Size = (16, 16)) -> bytes:
     """Count in a variable tensor, as LSTM operators do; float32. Red counts twice."""
     graph = _Graph()
