@@ -40,6 +40,11 @@ class Outputs:
     arrays: list[Array]
     invoke_s: float
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(array.nbytes for array in self.arrays)
+
 
 class Servable:
     """A model that runs.

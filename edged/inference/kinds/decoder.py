@@ -107,11 +107,9 @@ def best(scores: npt.NDArray[np.float32], count: int) -> list[int]:
     """Return the positions of the `count` highest scores, highest first, ties by position."""
     if count <= 0:
         return []
-    if count < scores.size:
-        # argpartition leaves ties at the edge in any order; take all that reach the edge.
-        edge = scores[np.argpartition(scores, -count)[-count:]].min()
-        candidates = np.flatnonzero(scores >= edge)
-    else:
-        candidates = np.arange(scores.size)
-    order = np.argsort(-scores[candidates], kind="stable")[:count]
-    return [int(i) for i in candidates[order]]
+    if count >= scores.size:
+        return np.argsort(-scores, kind="stable").tolist()  # type: ignore[no-any-return]
+    # A partition leaves ties at the edge in any order; take all that reach the edge.
+    reach = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+    order = np.argsort(-scores[reach], kind="stable")[:count]
+    return reach[order].tolist()  # type: ignore[no-any-return]

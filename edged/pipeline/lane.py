@@ -1,0 +1,19 @@
+"""One camera's way through the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edged.pipeline.counters import CameraCounters
+from edged.pipeline.mailbox import Mailbox
+from edged.pipeline.modelslot import ModelSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A camera's mailbox, the model it runs, its counters."""
+
+    camera: str
+    mailbox: Mailbox
+    model: ModelSlot
+    counters: CameraCounters
