@@ -113,7 +113,7 @@ def test_a_snapshot_without_a_configuration_as_json(tmp_path, capsys) -> None:
 
     taken = orjson.loads(capsys.readouterr().out)
     assert taken["model_input"] == [96, 96]
-    assert len(taken["results"]) == 4
+    assert len(taken["classes"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_doctor_with_all_in_order(config, broker, capsys) -> None:
 
     assert code == 0, found
     assert found["broker"]["level"] == "ok"
-    assert found["model belt"]["words"].startswith("classification, 4 classes, 96 x 96, on cpu")
+    assert found["model belt"]["words"].startswith("classification, 4 labels, 96 x 96, on cpu")
     assert found["cam front"]["level"] == "ok"
     assert found["state_dir"]["level"] == "ok"
     assert found["disk"]["level"] in ("ok", "warn")
