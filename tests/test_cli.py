@@ -116,6 +116,22 @@ def test_a_snapshot_without_a_configuration_as_json(tmp_path, capsys) -> None:
     assert len(taken["classes"]) == 4
 
 
+def test_a_snapshot_says_where_as_the_wire_does(tmp_path, capsys) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[16:24, 40:48] = 255
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    path = models.write(tmp_path / "m.tflite", models.keypoints())
+    arguments = ["snapshot", "--model", str(path), "--camera", f"images:{tmp_path}/in.png"]
+
+    assert main([*arguments, "-o", str(tmp_path / "s.png"), "--json"]) == 0
+
+    first = orjson.loads(capsys.readouterr().out)["keypoints"][0]
+    assert (first["label"], first["point"]) == (
+        "point 0",
+        pytest.approx([0.6875, 0.3125], abs=0.01),
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

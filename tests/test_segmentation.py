@@ -292,7 +292,10 @@ def test_labels_with_notes_behind_them_are_not_a_changed_file(shared_data, tmp_p
     config = pascal(shared_data)
     servable = load_servable(config)
     own = tmp_path / "labels.txt"
-    own.write_text(f"{chr(10).join(servable.labels[:-1])}\nscreen\n\nanother note\n")
+    same = "\n".join(servable.labels)
+    cases = {f"{same}\n\nanother note": True, f"{same}\nclock": False, f"{same}s\n\nnote": False}
 
     assert servable.files_unchanged(config)
-    assert not servable.files_unchanged(replace(config, labels=str(own)))
+    for text, unchanged in cases.items():
+        own.write_text(text)
+        assert servable.files_unchanged(replace(config, labels=str(own))) == unchanged
