@@ -68,7 +68,7 @@ def load_models(models: Iterable[ModelConfig], config: Config) -> dict[str, Serv
             servable = load_servable(model, edgetpu_library=config.edgetpu_library)
             loaded[model.name] = servable
             log.info(
-                "model %s: %s %s on %s (%s %s), %d classes",
+                "model %s: %s %s on %s (%s %s), %d labels",
                 model.name,
                 servable.kind,
                 servable.id.version,

@@ -15,7 +15,8 @@ FLOORS = [
      "inference.resize", "mqtt.outbox", "mqtt.status", "pipeline.counters"],
     ["config_text", "inference.preprocess", "mqtt.messages", "pipeline.policy"],
     ["inference.kinds.decoder"],
-    ["inference.kinds.classification", "inference.kinds.ssd"],
+    ["inference.kinds.classification", "inference.kinds.keypoints",
+     "inference.kinds.segmentation", "inference.kinds.ssd"],
     ["inference.postprocess"],
     # From here on the world is touched: one adapter for each part of it.
     ["camera.clock", "camera.videoio", "pipeline.bell"],

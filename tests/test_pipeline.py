@@ -30,7 +30,18 @@ from edged.pipeline.policy import PublishPolicy
 from edged.pipeline.publisher import PublisherWorker
 from edged.pipeline.recovery import ModelRecovery
 from edged.pipeline.results import Inference, Results
-from edged.prediction import Classes, FoundObject, ModelId, Objects, Prediction, ScoredClass
+from edged.prediction import (
+    Area,
+    Areas,
+    Classes,
+    FoundObject,
+    Keypoint,
+    Keypoints,
+    ModelId,
+    Objects,
+    Prediction,
+    ScoredClass,
+)
 
 WAIT_S = 10.0
 
@@ -644,6 +655,25 @@ def test_a_change_of_objects_is_a_change_of_their_labels() -> None:
 
     assert [policy.wants(result, 0.0) for result in results] == [
         True, False, True, False, True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["keypoints", "areas"])
+def test_a_change_of_keypoints_or_areas_is_a_change_of_their_labels(kind) -> None:
+    def seen(**values: float) -> Keypoints | Areas:
+        if kind == "areas":
+            return Areas(tuple(Area(label, value) for label, value in values.items()))
+        points = (Keypoint(label, value, (value, 0.5)) for label, value in values.items())
+        return Keypoints(tuple(points))
+
+    policy = PublishPolicy(PublishConfig(mode="change"))
+    results = [
+        *(seen(nose=0.6, hip=0.4), seen(hip=0.7, nose=0.3)),  # moved, and others are larger
+        *(seen(nose=0.6), seen(nose=0.9), seen(), seen(), seen(hip=0.6)),
+    ]
+
+    assert [policy.wants(result, 0.0) for result in results] == [
+        True, False, True, False, True, False, True,
     ]  # fmt: skip
 
 

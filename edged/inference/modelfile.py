@@ -27,6 +27,7 @@ EDGETPU_OPERATOR = "edgetpu-custom-op"
 _CUSTOM = 32  # BuiltinOperator.CUSTOM
 # The operators that edged tells apart, by BuiltinOperator number.
 _BUILTIN = {14: "LOGISTIC", 22: "RESHAPE", 25: "SOFTMAX", 6: "DEQUANTIZE", 114: "QUANTIZE"}
+_BUILTIN |= {53: "CAST", 56: "ARG_MAX"}
 _TENSOR_AXIS_LABELS = 2  # AssociatedFileType
 _NORMALIZATION_OPTIONS = 1  # ProcessUnitOptions union
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from edged.errors import ValidationError
 from edged.inference.kinds.classification import ClassificationDecoder, is_classification
 from edged.inference.kinds.decoder import Cut, Decoder
+from edged.inference.kinds.keypoints import KeypointsDecoder, is_keypoints, is_multipose
+from edged.inference.kinds.segmentation import SegmentationDecoder, is_label_map, is_score_map
 from edged.inference.kinds.ssd import SsdDecoder, ssd_head
 from edged.inference.modelfile import ModelFile
 from edged.inference.tensors import TensorSpec
@@ -45,8 +47,16 @@ def make_decoder(
         head = file.head(file.outputs[position])
         if is_classification(spec):
             return ClassificationDecoder(position, spec, labels, cut, head)
+        if is_keypoints(spec):
+            return KeypointsDecoder(position, spec, labels, cut)
+        if is_label_map(spec) or is_score_map(spec):
+            return SegmentationDecoder(file, position, spec, labels, cut)
+    hint = ""
+    if any(is_multipose(spec) for spec in outputs):
+        hint = "; it looks like MoveNet MultiPose, and edged reads the pose of one body only"
     raise ValidationError(
         "model_kind_unsupported",
-        "the model is neither a classifier nor a detector with TFLite_Detection_PostProcess;"
-        f" its outputs are {', '.join(spec.describe() for spec in outputs)}",
+        "the model is no classifier, no detector with TFLite_Detection_PostProcess, and has neither"
+        " keypoints nor a segmentation that edged reads;"
+        f" its outputs are {', '.join(spec.describe() for spec in outputs)}{hint}",
     )

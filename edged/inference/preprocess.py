@@ -19,6 +19,7 @@ from edged.inference.tensors import Array, TensorSpec, quantise_table
 Resize = Literal["stretch", "center_crop", "letterbox"]
 Rotation = Literal[0, 90, 180, 270]
 Box = tuple[float, float, float, float]
+Point = tuple[float, float]
 
 _ROTATE = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
@@ -92,9 +93,42 @@ class Geometry:
         Returns:
             x0, y0, x1, y1 in 0..1 of the upright camera image, clipped to it.
         """
-        x0, x1 = (self._axis(0, value) for value in (box[0], box[2]))
-        y0, y1 = (self._axis(1, value) for value in (box[1], box[3]))
+        x0, y0 = self.point_to_source((box[0], box[1]))
+        x1, y1 = self.point_to_source((box[2], box[3]))
         return x0, y0, x1, y1
+
+    def point_to_source(self, point: Point) -> Point:
+        """Map a point from the model's input to the camera's image.
+
+        Args:
+            point: x, y in 0..1 of the input.
+
+        Returns:
+            x, y in 0..1 of the upright camera image, clipped to it.
+        """
+        return self._axis(0, point[0]), self._axis(1, point[1])
+
+    def filled(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the part that the image fills of a map of the whole input.
+
+        Args:
+            width: of the map, cells.
+            height: the same.
+
+        Returns:
+            x0, y0, x1, y1 in cells: at least one, to the nearest where an edge cuts a cell.
+        """
+        x0, x1 = self._cells(0, width)
+        y0, y1 = self._cells(1, height)
+        return x0, y0, x1, y1
+
+    def _cells(self, axis: int, count: int) -> tuple[int, int]:
+        scale = count / self.input_size[axis]
+        begin, end = self.target[axis] * scale, self.target[axis + 2] * scale
+        if round(begin) < round(end):
+            return round(begin), round(end)
+        middle = int((begin + end) / 2)
+        return middle, middle + 1
 
     def _axis(self, axis: int, value: float) -> float:
         target0, target1 = self.target[axis], self.target[axis + 2]

@@ -86,12 +86,12 @@ class Servable:
 
     @property
     def kind(self) -> str:
-        """`classification` or `detection`."""
+        """`classification`, `detection`, `keypoints` or `segmentation`."""
         return self._decoder.kind
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The name of each class."""
+        """The name of each class, or of each keypoint."""
         return self._decoder.labels
 
     def infer(self, tensor: npt.NDArray[Any]) -> Outputs:
@@ -135,8 +135,10 @@ class Servable:
             labels = parse_labels(read_labels(config.labels))
         except EdgedError:
             return False
-        # A detector leaves out a first line that names the background.
-        return same_model and self.labels in (labels, labels[1:])
+        # A detector leaves out a first line that names the background, all leave out notes.
+        count = len(self.labels)
+        without_notes = labels[:count] if labels[count : count + 1] == ("",) else labels
+        return same_model and self.labels in (without_notes, labels[1:])
 
     def close(self) -> None:
         """Free the interpreter. Only after the last `infer`."""
@@ -218,9 +220,14 @@ def _assemble(
 ) -> Servable:
     file = source.file
     image = image_input(interpreter.inputs)
-    cut = Cut(config.top_k, config.min_score)
+    cut = Cut(config.top_k, config.min_score, config.mask)
     positions = range(len(interpreter.outputs))
     decoder = make_decoder(file, interpreter.outputs, positions, _labels(config, source), cut)
+    if config.mask and decoder.kind != "segmentation":
+        raise ValidationError(
+            "mask_unsupported",
+            f"mask = true, but only segmentation has a mask, and this is {decoder.kind}",
+        )
     habit = decoder.habit
     usual = (habit.mean, habit.std) if image.is_float else (None, None)
     spec = InputSpec(

@@ -26,11 +26,13 @@ Floats = npt.NDArray[np.float64]
 COLOURS = ("red", "green", "blue", "dark")
 SIDES = ("left", "right", "top", "bottom")
 FOUND = ("red", "green", "blue")
+POINTS = ("centre", "right", "below")
 
 _TYPES = {
     "uint8": schema.TensorType.UINT8,
     "int8": schema.TensorType.INT8,
     "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
     "float32": schema.TensorType.FLOAT32,
 }
 _CONFIDENCE = 20.0  # logit of a full colour: softmax over it is as good as 1
@@ -272,6 +274,22 @@ class _Graph:
         self.operator("SOFTMAX", [source], [scores], options, version)
         return scores
 
+    def arg_max(self, source: _Tensor, dtype: Literal["int32", "int64"]) -> _Tensor:
+        """Choose the highest value along the last axis."""
+        axis = self.tensor("axis", (), "int32", content=np.array(len(source.shape) - 1))
+        chosen = self.tensor("chosen", source.shape[:-1], dtype)
+        options = ("ArgMaxOptions", schema.ArgMaxOptionsT(outputType=_TYPES[dtype]))
+        version = 2 if source.dtype == "int8" else 1
+        self.operator("ARG_MAX", [source, axis], [chosen], options, version)
+        return chosen
+
+    def cast(self, source: _Tensor, dtype: str) -> _Tensor:
+        """Write the same numbers in another type."""
+        result = self.tensor("cast", source.shape, dtype)
+        types = schema.CastOptionsT(inDataType=_TYPES[source.dtype], outDataType=_TYPES[dtype])
+        self.operator("CAST", [source], [result], ("CastOptions", types))
+        return result
+
     def dequantise(self, source: _Tensor) -> _Tensor:
         """Turn quantised values into float32."""
         real = self.tensor("real", source.shape)
@@ -447,6 +465,61 @@ def _detection_options(
         "h_scale": 5.0,
         "w_scale": 5.0,
     }
+
+
+def keypoints(dtype: DType = "uint8", size: Size = (64, 64), grid: int = 8) -> bytes:
+    """Follow the one bright cell of grid x grid; points as in `POINTS`.
+
+    Output [1, 1, 3, 3]: y, x, score of the cell's centre, of the point 1/8 of the width to its
+    right, and of the one 1/8 of the height below it. Scores are 0.9, 0.6 and 0.3, always.
+
+    Args:
+        dtype: of input and output.
+        size: height, width of the input.
+        grid: cells along each side.
+    """
+    graph = _Graph()
+    image = graph.image(dtype, size)
+    cells = grid * grid
+    means = graph.reshape(graph.pool(image, grid), (1, cells * 3))
+    # A white cell is worth 20, a black one 0: softmax leaves the bright one alone.
+    weights, bias = _brightness_weights(np.repeat(np.eye(cells), 3, axis=1) * _CONFIDENCE / 3)
+    bright = graph.softmax(graph.dense(means, weights, bias, Quantisation(0.25, 0), "bright"))
+    y, x = _anchors(grid)[:, :2].T
+    nothing = np.zeros(cells)
+    weights = np.stack([y, x, nothing] * len(POINTS))
+    bias = np.array([0, 0, 0.9, 0, 0.125, 0.6, 0.125, 0, 0.3])
+    points = graph.dense(bright, weights, bias, Quantisation(1 / 256, -128), "points")
+    return graph.finish([image], [graph.reshape(points, (1, 1, len(POINTS), 3))])
+
+
+def segmenter(
+    dtype: DType = "uint8",
+    size: Size = (64, 64),
+    grid: int = 32,
+    output: Literal["int64", "int32", "uint8", "scores"] = "int64",
+) -> bytes:
+    """Tell the colour of each of grid x grid cells; classes as in `COLOURS`.
+
+    Args:
+        dtype: of the input, and of scores.
+        size: height, width of the input.
+        grid: cells along each side; they are the pixels of the output.
+        output: the type of the label numbers, shape (1, grid, grid), or scores for each class,
+            shape (1, grid, grid, classes).
+    """
+    graph = _Graph()
+    image = graph.image(dtype, size)
+    cells = graph.reshape(graph.pool(image, grid), (grid * grid, 3))
+    weights, bias = _brightness_weights(np.vstack([np.eye(3), np.zeros(3)]) * _CONFIDENCE)
+    bias[COLOURS.index("dark")] = _CONFIDENCE * _DARK
+    logits = graph.dense(cells, weights, bias, Quantisation(0.25, 0), "logits")
+    maps = graph.reshape(logits, (1, grid, grid, len(COLOURS)))
+    if output == "scores":
+        return graph.finish([image], [maps])
+    if output == "uint8":
+        return graph.finish([image], [graph.cast(graph.arg_max(maps, "int32"), "uint8")])
+    return graph.finish([image], [graph.arg_max(maps, output)])
 
 
 def nan_classifier(size: Size = (32, 32), *, only_black: bool = False) -> bytes:

@@ -19,10 +19,17 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What of a result is reported: at most `top_k` lines of at least `min_score`."""
+    """What of a result is reported.
+
+    Attributes:
+        top_k: most lines; keypoints are all reported.
+        min_score: least score of a line, or least area.
+        mask: whether a segmentation comes with its mask.
+    """
 
     top_k: int = 5
     min_score: float = 0.0
+    mask: bool = False
 
 
 @dataclass(frozen=True, slots=True)
