@@ -14,7 +14,7 @@ FLOORS = [
     ["prediction", "camera.base", "camera.pacing", "config_words", "inference.modelfile",
      "inference.resize", "mqtt.outbox", "mqtt.status", "pipeline.counters"],
     ["config_text", "inference.preprocess", "mqtt.messages", "pipeline.policy"],
-    ["inference.kinds.decoder"],
+    ["inference.kinds.decoder", "models.trial"],
     ["inference.kinds.classification", "inference.kinds.keypoints",
      "inference.kinds.segmentation", "inference.kinds.ssd"],
     ["inference.postprocess"],
