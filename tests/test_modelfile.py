@@ -8,12 +8,8 @@ import pytest
 from sim import models
 
 from edged.errors import ValidationError
-from edged.inference.modelfile import (
-    LABELS_LIMIT_BYTES,
-    packed_labels,
-    parse_labels,
-    read_model_file,
-)
+from edged.inference.modelfile import read_model_file
+from edged.inference.modellabels import LABELS_LIMIT_BYTES, packed_labels, parse_labels
 
 LABELS = ["red", "green", "blue", "dark"]
 
@@ -51,7 +47,7 @@ def test_metadata_gives_labels_and_normalisation() -> None:
 
     file = read_model_file(data)
 
-    assert packed_labels(data, file) == tuple(LABELS)
+    assert packed_labels(data, file.label_name) == tuple(LABELS)
     assert (file.mean, file.std) == ((127.5,), (64.0,))
 
 
@@ -61,7 +57,7 @@ def test_a_label_file_without_metadata_counts_when_it_is_the_only_one() -> None:
         archive.writestr("anything.txt", "a\nb\nc\nd\n")
 
     data = models.classifier() + packed.getvalue()
-    assert packed_labels(data, read_model_file(data)) == ("a", "b", "c", "d")
+    assert packed_labels(data, read_model_file(data).label_name) == ("a", "b", "c", "d")
 
 
 def test_packed_labels_that_are_damaged_are_refused_not_forgotten() -> None:
@@ -75,7 +71,7 @@ def test_packed_labels_that_are_damaged_are_refused_not_forgotten() -> None:
         broken[at] ^= 0xFF
         data = models.classifier() + bytes(broken)
         with pytest.raises(ValidationError) as caught:
-            packed_labels(data, read_model_file(data))
+            packed_labels(data, read_model_file(data).label_name)
         assert caught.value.reason == "labels_unreadable"
 
 
@@ -86,7 +82,7 @@ def test_packed_labels_are_bounded() -> None:
     data = models.classifier() + packed.getvalue()
 
     with pytest.raises(ValidationError, match="4 MiB"):
-        packed_labels(data, read_model_file(data))
+        packed_labels(data, read_model_file(data).label_name)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +127,7 @@ def test_flipped_bytes_end_in_facts_or_a_refusal() -> None:
         for _ in range(rng.choice((1, 1, 4, 40))):
             data[rng.randrange(8, len(data))] = rng.randrange(256)
         try:
-            packed_labels(bytes(data), read_model_file(bytes(data)))
+            packed_labels(bytes(data), read_model_file(bytes(data)).label_name)
         except ValidationError:
             refused += 1
 

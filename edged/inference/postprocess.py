@@ -12,6 +12,8 @@ from edged.errors import ValidationError
 from edged.inference.kinds.classification import ClassificationDecoder, is_classification
 from edged.inference.kinds.decoder import Cut, Decoder
 from edged.inference.kinds.ssd import SsdDecoder, ssd_head
+from edged.inference.kinds.yolo import TYPES, YoloDecoder
+from edged.inference.kinds.yolohead import other_yolo, yolo_head
 from edged.inference.modelfile import ModelFile
 from edged.inference.tensors import TensorSpec
 
@@ -45,8 +47,14 @@ def make_decoder(
         head = file.head(file.outputs[position])
         if is_classification(spec):
             return ClassificationDecoder(position, spec, labels, cut, head)
+    other = other_yolo([outputs[position].shape for position in positions], file.task)
+    if other is None and len(positions) == 1 and spec.dtype in TYPES:
+        yolo = yolo_head(spec.shape, labels, file.input_size)
+        if yolo is not None:
+            return YoloDecoder(position, spec, yolo, labels, cut)
     raise ValidationError(
         "model_kind_unsupported",
-        "the model is neither a classifier nor a detector with TFLite_Detection_PostProcess;"
-        f" its outputs are {', '.join(spec.describe() for spec in outputs)}",
+        f"{other or 'the model is of no known kind'}; these can run: classifiers, detectors with"
+        " TFLite_Detection_PostProcess, YOLO detectors with one output (some need labels to be"
+        f" told); the outputs are {', '.join(spec.describe() for spec in outputs)}",
     )

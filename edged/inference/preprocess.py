@@ -31,9 +31,10 @@ class InputSpec:
         tensor: the input, shape (1, height, width, channels) with 1 or 3 channels.
         color: channel order the model was trained with.
         resize: `stretch` ignores the aspect ratio, `center_crop` cuts the longer side,
-            `letterbox` fits the whole image between black bars.
+            `letterbox` fits the whole image between bars.
         mean: per channel or one for all; a pixel enters as (pixel - mean) / std.
         std: the same. Both None: raw pixels.
+        pad: value of the pixels in those bars, 0 (black) to 255.
     """
 
     tensor: TensorSpec
@@ -41,6 +42,7 @@ class InputSpec:
     resize: Resize = "stretch"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    pad: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a normalisation that does not fit the channels."""
@@ -73,7 +75,7 @@ class Geometry:
 
     Attributes:
         source: x0, y0, x1, y1: the part of the image that is used.
-        target: x0, y0, x1, y1: the part of the input that it fills; the rest is black.
+        target: x0, y0, x1, y1: the part of the input that it fills; the rest is `InputSpec.pad`.
         source_size: width, height of the image.
         input_size: width, height of the input.
     """
@@ -204,7 +206,8 @@ class Preprocessor:
             fitted = cv2.cvtColor(fitted, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
         if fitted.shape[:2] == (self.spec.height, self.spec.width):
             return fitted
-        canvas = np.zeros((self.spec.height, self.spec.width, self.spec.channels), np.uint8)
+        shape = (self.spec.height, self.spec.width, self.spec.channels)
+        canvas = np.full(shape, self.spec.pad, np.uint8)
         canvas[y0:y1, x0:x1] = fitted
         return canvas
 

@@ -21,7 +21,8 @@ from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.kinds.decoder import Cut, Decoder
-from edged.inference.modelfile import ModelFile, packed_labels, parse_labels, read_model_file
+from edged.inference.modelfile import ModelFile, read_model_file
+from edged.inference.modellabels import packed_labels, parse_labels
 from edged.inference.postprocess import make_decoder
 from edged.inference.preprocess import Geometry, InputSpec, geometry, image_input
 from edged.inference.tensors import Array
@@ -213,7 +214,7 @@ def _assemble(
 ) -> Servable:
     file = source.file
     image = image_input(interpreter.inputs)
-    cut = Cut(config.top_k, config.min_score)
+    cut = Cut(config.top_k, config.min_score or 0.0, chosen=config.min_score is not None)
     positions = range(len(interpreter.outputs))
     decoder = make_decoder(file, interpreter.outputs, positions, _labels(config, source), cut)
     habit = decoder.habit
@@ -224,6 +225,7 @@ def _assemble(
         config.resize or habit.resize,
         config.mean or file.mean or usual[0],
         config.std or file.std or usual[1],
+        habit.pad,
     )
     digest = hashlib.sha256(source.data).hexdigest()
     return Servable(
@@ -242,4 +244,4 @@ def _labels(config: ModelConfig, source: _Source) -> tuple[str, ...] | None:
     """Return labels from the configured file, else from inside the model, else None."""
     if config.labels is not None:
         return parse_labels(read_labels(config.labels))
-    return packed_labels(source.data, source.file)
+    return packed_labels(source.data, source.file.label_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,10 +19,21 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What of a result is reported: at most `top_k` lines of at least `min_score`."""
+    """What of a result is reported: at most `top_k` lines of at least `min_score`.
+
+    Attributes:
+        top_k: at most so many lines.
+        min_score: of a line.
+        chosen: whether the owner chose `min_score`; otherwise a kind may know a better one.
+    """
 
     top_k: int = 5
     min_score: float = 0.0
+    chosen: bool = True
+
+    def for_kind(self, min_score: float) -> Cut:
+        """Return the cut with the least score that is usual for a kind, unless one was chosen."""
+        return self if self.chosen else replace(self, min_score=min_score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +44,13 @@ class Habit:
         resize: how the image is fitted to the input.
         mean: for a float input: a pixel enters as (pixel - mean) / std.
         std: the same.
+        pad: value of the pixels beside a letterboxed image, 0..255.
     """
 
     resize: Resize
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pad: int = 0
 
 
 class Decoder(Protocol):
@@ -86,16 +99,19 @@ def class_labels(labels: Sequence[str] | None, count: int, things: str) -> tuple
     """
     if labels is None:
         return tuple(f"class {i}" for i in range(count))
-    if len(labels) > count and not labels[count]:
-        labels = labels[:count]
-    if len(labels) != count:
+    if not labels_fit(labels, count):
         hint = ""
         if len(labels) == count - 1:
             hint = "; often the first output is 'background' and its line is missing"
         raise ValidationError(
             "labels_mismatch", f"there are {len(labels)} labels, but the model {things}{hint}"
         )
-    return tuple(labels)
+    return tuple(labels[:count])
+
+
+def labels_fit(labels: Sequence[str], count: int) -> bool:
+    """Say whether there is a label for each of `count` classes, and at most notes behind them."""
+    return 0 < count == len(labels) or (0 < count < len(labels) and not labels[count])
 
 
 def label_of(labels: Sequence[str], number: int) -> str:
