@@ -20,6 +20,7 @@ Resize = Literal["stretch", "center_crop", "letterbox"]
 Rotation = Literal[0, 90, 180, 270]
 Box = tuple[float, float, float, float]
 
+_CHANNELS = (1, 3)
 _ROTATE = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -28,7 +29,8 @@ class InputSpec:
     """How an image becomes a model's input.
 
     Attributes:
-        tensor: the input, shape (1, height, width, channels) with 1 or 3 channels.
+        tensor: the input, shape (1, height, width, channels) with 1 or 3 channels, or
+            (1, channels, height, width) as litert-torch makes it of PyTorch models.
         color: channel order the model was trained with.
         resize: `stretch` ignores the aspect ratio, `center_crop` cuts the longer side,
             `letterbox` fits the whole image between bars.
@@ -54,19 +56,24 @@ class InputSpec:
                 )
 
     @property
+    def channels_first(self) -> bool:
+        """Whether the tensor has its channels before its rows."""
+        return self.tensor.shape[3] not in _CHANNELS
+
+    @property
     def height(self) -> int:
         """Rows."""
-        return self.tensor.shape[1]
+        return self.tensor.shape[2 if self.channels_first else 1]
 
     @property
     def width(self) -> int:
         """Columns."""
-        return self.tensor.shape[2]
+        return self.tensor.shape[3 if self.channels_first else 2]
 
     @property
     def channels(self) -> int:
         """1 (grey) or 3."""
-        return self.tensor.shape[3]
+        return self.tensor.shape[1 if self.channels_first else 3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +236,18 @@ class Preprocessor:
             slot: the tensor to fill, from `slots()`.
         """
         seen = self.view(image, color)
+        pixels = slot[0].transpose(1, 2, 0) if self.spec.channels_first else slot[0]
         if self._table is None:
-            slot[0] = seen
+            pixels[:] = seen
         elif seen.shape[2] == 1:
-            slot[0] = self._table[:, 0, 0][seen]
+            pixels[:] = self._table[:, 0, 0][seen]
+        elif self.spec.channels_first:
+            # A plane at a time: a table over all three and then their parting takes 2.6 times that.
+            tables = np.broadcast_to(self._table, (256, 1, 3))
+            for channel, plane in enumerate(cv2.split(seen)):
+                cv2.LUT(plane, np.ascontiguousarray(tables[:, :, channel]), slot[0, channel])
         else:
-            cv2.LUT(seen, self._table, slot[0])
+            cv2.LUT(seen, self._table, pixels)
 
 
 def _unrotate(
@@ -266,11 +279,12 @@ def image_input(inputs: Sequence[TensorSpec]) -> TensorSpec:
         )
     tensor = inputs[0]
     shape = tensor.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3) or min(shape) < 1:
+    image = len(shape) == 4 and (shape[3] in _CHANNELS or shape[1] in _CHANNELS)
+    if not image or shape[0] != 1 or min(shape) < 1:
         raise ValidationError(
             "model_input_unsupported",
             f"the model's input {tensor.describe()} is no image:"
-            " [1, height, width, 3] or [1, height, width, 1] is needed",
+            " [1, height, width, 3], [1, 3, height, width] or the same with 1 is needed",
         )
     if tensor.dtype not in ("uint8", "int8", "float32"):
         raise ValidationError(

@@ -120,7 +120,7 @@ class Servable:
         """
         tensor = self.input.tensor
         outputs = self.infer(np.zeros(tensor.shape, tensor.dtype))
-        self.decode(outputs, geometry(tensor.shape[1], tensor.shape[2], self.input))
+        self.decode(outputs, geometry(self.input.height, self.input.width, self.input))
 
     def files_unchanged(self, config: ModelConfig) -> bool:
         """Say whether the files of this configuration still give the same model and labels."""

@@ -105,9 +105,7 @@ def _on_grid(
         return YoloHead("scores", transposed, columns - 4)
     if labels_fit(labels, columns - 4):
         return YoloHead("scores", transposed, columns - 4)
-    if labels_fit(labels, columns - 5):
-        if transposed:
-            raise _more_than_boxes(shape, "oriented box")
+    if labels_fit(labels, columns - 5) and not transposed:
         return YoloHead("objectness", transposed, columns - 5, in_pixels=True)
     raise _mismatch(shape, labels, columns - 4)
 
@@ -146,7 +144,8 @@ def _mismatch(shape: list[int], labels: Sequence[str], classes: int) -> Validati
     return ValidationError(
         "labels_mismatch",
         f"there are {len(labels)} labels, but the output {shape} of a YOLO model"
-        f" has {classes} classes, or fewer and more than boxes",
+        f" has {classes} classes, unless it has more than boxes (an angle, keypoints, masks), which"
+        " cannot be read",
     )
 
 
