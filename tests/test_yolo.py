@@ -241,10 +241,10 @@ def test_the_cut() -> None:
     assert len(read(table, cut=Cut(min_score=0.1))) == 3
 
 
-def test_boxes_without_area_are_dropped() -> None:
-    flat = [[0.5, 0.5, 0.0, 0.1, 0.9, 0], [0.5, 0.5, 0.1, -0.1, 0.9, 0]]
+def test_boxes_without_area_are_dropped_and_hide_nothing() -> None:
+    flat = [[0.5, 0.5, 0.9, -0.9, 0.9, 0], [0.5, 0.5, 0.0, 0.1, 0.9, 0]]
 
-    assert [label for label, _, _ in read(rows_of(*flat, CAT))] == ["cat"]
+    assert [label for label, _, _ in read(rows_of(*flat, DOG, CAT))] == ["cat", "dog"]
 
 
 def test_boxes_in_the_bars_beside_the_image_are_dropped() -> None:

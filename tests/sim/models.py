@@ -592,7 +592,7 @@ def with_export_metadata(
     Args:
         model_bytes: a .tflite file.
         names: of the classes.
-        style: name of the file, as the exporters of 2026, of 2023 and yolov5's have it.
+        style: name of the file, as the newer and older exporters and yolov5's have it.
         task: what the model is for.
     """
     facts: dict[str, Any] = {
