@@ -14,6 +14,8 @@ from edged.inference.kinds.decoder import Cut, Decoder
 from edged.inference.kinds.keypoints import KeypointsDecoder, is_keypoints, is_multipose
 from edged.inference.kinds.segmentation import SegmentationDecoder, is_label_map, is_score_map
 from edged.inference.kinds.ssd import SsdDecoder, ssd_head
+from edged.inference.kinds.yolo import TYPES, YoloDecoder
+from edged.inference.kinds.yolohead import other_yolo, yolo_head
 from edged.inference.modelfile import ModelFile
 from edged.inference.tensors import TensorSpec
 
@@ -51,12 +53,18 @@ def make_decoder(
             return KeypointsDecoder(position, spec, labels, cut)
         if is_label_map(spec) or is_score_map(spec):
             return SegmentationDecoder(file, position, spec, labels, cut)
-    hint = ""
-    if any(is_multipose(spec) for spec in outputs):
-        hint = "; it looks like MoveNet MultiPose, and edged reads the pose of one body only"
+    results = [outputs[position] for position in positions]
+    other = other_yolo([spec.shape for spec in results], file.task)
+    if any(is_multipose(spec) for spec in results):
+        other = "it looks like MoveNet MultiPose, and edged reads the pose of one body only"
+    if other is None and len(positions) == 1 and spec.dtype in TYPES:
+        yolo = yolo_head(spec.shape, labels, file.input_size)
+        if yolo is not None:
+            return YoloDecoder(position, spec, yolo, labels, cut)
     raise ValidationError(
         "model_kind_unsupported",
-        "the model is no classifier, no detector with TFLite_Detection_PostProcess, and has neither"
-        " keypoints nor a segmentation that edged reads;"
-        f" its outputs are {', '.join(spec.describe() for spec in outputs)}{hint}",
+        f"{other or 'the model is of no known kind'}; these can run: classifiers, detectors with"
+        " TFLite_Detection_PostProcess, YOLO detectors with one output (some need labels to be"
+        " told), keypoints of one body, segmentation;"
+        f" the outputs are {', '.join(spec.describe() for spec in outputs)}",
     )

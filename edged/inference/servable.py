@@ -21,7 +21,8 @@ from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.kinds.decoder import Cut, Decoder
-from edged.inference.modelfile import ModelFile, packed_labels, parse_labels, read_model_file
+from edged.inference.modelfile import ModelFile, read_model_file
+from edged.inference.modellabels import packed_labels, parse_labels
 from edged.inference.postprocess import make_decoder
 from edged.inference.preprocess import Geometry, InputSpec, geometry, image_input
 from edged.inference.tensors import Array
@@ -124,7 +125,7 @@ class Servable:
         """
         tensor = self.input.tensor
         outputs = self.infer(np.zeros(tensor.shape, tensor.dtype))
-        self.decode(outputs, geometry(tensor.shape[1], tensor.shape[2], self.input))
+        self.decode(outputs, geometry(self.input.height, self.input.width, self.input))
 
     def files_unchanged(self, config: ModelConfig) -> bool:
         """Say whether the files of this configuration still give the same model and labels."""
@@ -236,6 +237,7 @@ def _assemble(
         config.resize or habit.resize,
         config.mean or file.mean or usual[0],
         config.std or file.std or usual[1],
+        habit.pad,
     )
     digest = hashlib.sha256(source.data).hexdigest()
     return Servable(
@@ -254,4 +256,4 @@ def _labels(config: ModelConfig, source: _Source) -> tuple[str, ...] | None:
     """Return labels from the configured file, else from inside the model, else None."""
     if config.labels is not None:
         return parse_labels(read_labels(config.labels))
-    return packed_labels(source.data, source.file)
+    return packed_labels(source.data, source.file.label_name)

@@ -23,13 +23,17 @@ class Cut:
 
     Attributes:
         top_k: most lines; keypoints are all reported.
-        min_score: least score of a line, or least area.
+        min_score: least score of a line, or least area; None where the owner chose none.
         mask: whether a segmentation comes with its mask.
     """
 
     top_k: int = 5
-    min_score: float = 0.0
+    min_score: float | None = None
     mask: bool = False
+
+    def least(self, usual: float) -> float:
+        """Return the least score: the owner's choice, else what is usual for the kind."""
+        return usual if self.min_score is None else self.min_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,13 @@ class Habit:
         resize: how the image is fitted to the input.
         mean: for a float input: a pixel enters as (pixel - mean) / std.
         std: the same.
+        pad: value of the pixels beside a letterboxed image, 0..255.
     """
 
     resize: Resize
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pad: int = 0
 
 
 class Decoder(Protocol):
@@ -93,16 +99,19 @@ def class_labels(labels: Sequence[str] | None, count: int, things: str) -> tuple
     """
     if labels is None:
         return tuple(f"class {i}" for i in range(count))
-    if len(labels) > count and not labels[count]:
-        labels = labels[:count]
-    if len(labels) != count:
+    if not labels_fit(labels, count):
         hint = ""
         if len(labels) == count - 1:
             hint = "; often the first output is 'background' and its line is missing"
         raise ValidationError(
             "labels_mismatch", f"there are {len(labels)} labels, but the model {things}{hint}"
         )
-    return tuple(labels)
+    return tuple(labels[:count])
+
+
+def labels_fit(labels: Sequence[str], count: int) -> bool:
+    """Say whether there is a label for each of `count` classes, and at most notes behind them."""
+    return 0 < count == len(labels) or (0 < count < len(labels) and not labels[count])
 
 
 def label_of(labels: Sequence[str], number: int) -> str:

@@ -67,7 +67,7 @@ class KeypointsDecoder:
         self.outputs = (position,)
         self.labels = class_labels(labels, count, f"has {count} keypoints")
         self._spec = spec
-        self._cut = cut
+        self._least = cut.least(0.0)
 
     def decode(self, outputs: Sequence[Array], place: Geometry) -> Keypoints:
         """Return the points that score enough; see `Decoder.decode`."""
@@ -78,6 +78,6 @@ class KeypointsDecoder:
             tuple(
                 Keypoint(label, min(score, 1.0), place.point_to_source((x, y)))
                 for label, (y, x, score) in zip(self.labels, values.tolist(), strict=True)
-                if score >= self._cut.min_score and score > 0.0
+                if score >= self._least and score > 0.0
             )
         )

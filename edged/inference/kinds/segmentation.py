@@ -75,6 +75,7 @@ class SegmentationDecoder:
         self.labels = class_labels(labels, count, f"tells {count} classes apart")
         self._spec = spec
         self._cut = cut
+        self._least = cut.least(0.0)
         # One depth for all masks of a model, whatever a frame shows.
         self._pixel: type[np.uint8 | np.uint16] = np.uint8 if count <= 256 else np.uint16
 
@@ -88,7 +89,7 @@ class SegmentationDecoder:
         areas = tuple(
             Area(label_of(self.labels, int(found[i])), float(shares[i]))
             for i in best(shares, self._cut.top_k)
-            if shares[i] >= self._cut.min_score
+            if shares[i] >= self._least
         )
         if not self._cut.mask:
             return Areas(areas)
