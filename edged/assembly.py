@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import threading
 import time
@@ -26,12 +25,14 @@ from edged.mqtt.messages import (
 from edged.pipeline.bell import Bell
 from edged.pipeline.capture import Capture
 from edged.pipeline.counters import CameraCounters
-from edged.pipeline.inference import Inference, InferenceWorker, Lane
+from edged.pipeline.inference import InferenceWorker
+from edged.pipeline.lane import Lane
 from edged.pipeline.mailbox import Mailbox
 from edged.pipeline.modelslot import ModelSlot
 from edged.pipeline.policy import PublishPolicy
 from edged.pipeline.publisher import PublisherWorker
 from edged.pipeline.recovery import ModelRecovery
+from edged.pipeline.results import Results
 from edged.prediction import Prediction
 from edged.report import StatsReporter, device_info, model_state
 
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 
 # Loading may take this long before the watchdog is let bite.
 LOAD_LIMIT_S = 120.0
-_RESULTS = 256
 
 Servables = Mapping[str, Servable]
 
@@ -75,7 +75,7 @@ def load_models(models: Iterable[ModelConfig], config: Config) -> dict[str, Serv
             servable = load_model(model, config)
             loaded[model.name] = servable
             log.info(
-                "model %s: %s %s on %s (%s %s), %d classes",
+                "model %s: %s %s on %s (%s %s), %d labels",
                 model.name,
                 servable.kind,
                 servable.id.version,
@@ -131,7 +131,7 @@ class Assembly:
             for camera in config.camera
             for counters in [CameraCounters()]
         )
-        results: queue.Queue[Inference] = queue.Queue(_RESULTS)
+        results = Results()
         self._inference = InferenceWorker(bell, self.lanes, results)
         policies = {camera.name: PublishPolicy(camera.publish) for camera in config.camera}
         self._publisher = PublisherWorker(results, policies, self._send)

@@ -118,7 +118,8 @@ class ModelConfig:
     runtime: Literal["auto", "litert", "tflite"] = "auto"
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = None  # as the kind is used to
+    mask: bool = False
     labels: Path | None = None
     resize: Literal["stretch", "center_crop", "letterbox"] | None = None  # as the kind is used to
     color: Literal["rgb", "bgr"] = "rgb"

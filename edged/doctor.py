@@ -202,7 +202,7 @@ def _model(config: Config, name: str) -> Finding:
         return Finding("fail", f"model {name}", error.reason, error.explain())
     try:
         words = (
-            f"{servable.kind}, {len(servable.labels)} classes,"
+            f"{servable.kind}, {len(servable.labels)} labels,"
             f" {servable.input.width} x {servable.input.height}, on {servable.accelerator}."
         )
         if servable.states:

@@ -25,7 +25,7 @@ from edged.mqtt.messages import (
 )
 from edged.mqtt.status import SessionStatus
 from edged.pipeline.capture import Capture
-from edged.pipeline.inference import Lane
+from edged.pipeline.lane import Lane
 from edged.pipeline.modelslot import ModelSlot
 
 

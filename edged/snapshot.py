@@ -14,6 +14,7 @@ from edged.config import CameraConfig, ModelConfig
 from edged.errors import StoreError, ValidationError
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable, load_servable
+from edged.mqtt.messages import said
 from edged.prediction import Result, seen
 
 # A live camera's first pictures are dark or tinted until exposure and white balance settle.
@@ -42,16 +43,14 @@ class Snapshot:
     result: Result
 
     def to_dict(self) -> dict[str, object]:
-        """Return it for JSON."""
+        """Return it for JSON; what the model says stands there as on the wire."""
         return {
             "file": str(self.path),
             "source": self.source,
             "model": self.model,
             "camera": list(self.camera),
             "model_input": list(self.model_input),
-            "results": [
-                {"label": label, "score": round(score, 4)} for label, score in seen(self.result)
-            ],
+            **said(self.result),
         }
 
     def describe(self) -> str:

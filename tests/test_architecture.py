@@ -10,13 +10,14 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 # The floors of docs/architecture.md, lowest first; a trailing dot takes a whole package.
 FLOORS = [
     ["edged", "errors", "config_rules", "redact", "toml_lines"],
-    ["frame", "scene", "config", "inference.tensors", "toml_text"],
+    ["frame", "scene", "config", "inference.modellabels", "inference.tensors", "toml_text"],
     ["prediction", "camera.base", "camera.pacing", "config_words", "inference.modelfile",
-     "inference.resize", "mqtt.outbox", "mqtt.status", "pipeline.counters"],
-    ["config_text", "inference.preprocess", "inference.signature", "mqtt.messages",
-     "pipeline.policy"],
-    ["inference.kinds.decoder"],
-    ["inference.kinds.classification", "inference.kinds.ssd"],
+     "inference.resize", "inference.signature", "mqtt.outbox", "mqtt.status", "pipeline.counters"],
+    ["config_text", "inference.preprocess", "mqtt.messages", "pipeline.policy"],
+    ["inference.kinds.decoder", "models.trial"],
+    ["inference.kinds.classification", "inference.kinds.keypoints",
+     "inference.kinds.segmentation", "inference.kinds.ssd", "inference.kinds.yolohead"],
+    ["inference.kinds.yolo"],
     ["inference.postprocess"],
     # From here on the world is touched: one adapter for each part of it.
     ["camera.clock", "camera.videoio", "pipeline.bell"],
@@ -28,15 +29,16 @@ FLOORS = [
      "inference.servable", "mqtt.connection"],
     ["camera.httpcam", "camera.videofile", "mqtt.client", "pipeline.mailbox", "pipeline.memory",
      "pipeline.modelslot"],
-    ["camera.source", "pipeline.inference", "pipeline.recovery"],
-    ["pipeline.capture", "pipeline.publisher", "snapshot"],
+    ["camera.source", "pipeline.lane", "pipeline.recovery"],
+    ["pipeline.capture", "pipeline.results", "snapshot"],
+    ["pipeline.inference", "pipeline.publisher"],
     ["report"],
     ["assembly", "doctor"],
     ["daemon"],
     ["cli", "demo"],
     ["__main__"],
 ]  # fmt: skip
-PURE = {name for floor in FLOORS[:7] for name in floor}
+PURE = {name for floor in FLOORS[:8] for name in floor}
 WORLD = {"os", "time", "socket", "threading", "logging", "subprocess", "random", "pathlib"}
 # Heavy or hardware imports, and the one module that each lives in.
 ONLY_IN = {

@@ -113,7 +113,23 @@ def test_a_snapshot_without_a_configuration_as_json(tmp_path, capsys) -> None:
 
     taken = orjson.loads(capsys.readouterr().out)
     assert taken["model_input"] == [96, 96]
-    assert len(taken["results"]) == 4
+    assert len(taken["classes"]) == 4
+
+
+def test_a_snapshot_says_where_as_the_wire_does(tmp_path, capsys) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[16:24, 40:48] = 255
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    path = models.write(tmp_path / "m.tflite", models.keypoints())
+    arguments = ["snapshot", "--model", str(path), "--camera", f"images:{tmp_path}/in.png"]
+
+    assert main([*arguments, "-o", str(tmp_path / "s.png"), "--json"]) == 0
+
+    first = orjson.loads(capsys.readouterr().out)["keypoints"][0]
+    assert (first["label"], first["point"]) == (
+        "point 0",
+        pytest.approx([0.6875, 0.3125], abs=0.01),
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +197,7 @@ def test_doctor_with_all_in_order(config, broker, capsys) -> None:
 
     assert code == 0, found
     assert found["broker"]["level"] == "ok"
-    assert found["model belt"]["words"].startswith("classification, 4 classes, 96 x 96, on cpu")
+    assert found["model belt"]["words"].startswith("classification, 4 labels, 96 x 96, on cpu")
     assert found["cam front"]["level"] == "ok"
     assert found["state_dir"]["level"] == "ok"
     assert found["disk"]["level"] in ("ok", "warn")

@@ -57,6 +57,7 @@ CASES: dict[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     (MODEL, "threads"): ([("0", "out_of_range"), ("65", "out_of_range")], 4),
     (MODEL, "top_k"): ([("0", "out_of_range"), ("101", "out_of_range")], 1),
     (MODEL, "min_score"): ([("-0.1", "out_of_range"), ("1.1", "out_of_range")], 1),
+    (MODEL, "mask"): ([], True),
     (MODEL, "labels"): ([("''", "bad_format")], "l.txt"),
     (MODEL, "resize"): ([('"strech"', "not_allowed")], "letterbox"),
     (MODEL, "color"): ([('"gbr"', "not_allowed")], "bgr"),
@@ -207,6 +208,7 @@ def test_a_value_that_is_taken(title: str, key: str) -> None:
     if value is None:
         return
     text = f"'{value}'" if isinstance(value, str) else str(value)
+    text = text.lower() if isinstance(value, bool) else text
     text = '{ mode = "change" }' if isinstance(value, dict) else text
     config = parse(write(title, key, text)[0])
     tables: dict[str, Any] = {

@@ -9,6 +9,7 @@ import pytest
 from edged.errors import ValidationError
 from edged.inference.preprocess import InputSpec, Preprocessor, geometry
 from edged.inference.resize import resize
+from edged.inference.signature import read_signature
 from edged.inference.tensors import TensorSpec, dequantise
 
 RESIZES = ("stretch", "center_crop", "letterbox")
@@ -236,3 +237,25 @@ def test_every_mode_and_rotation_fills_the_tensor() -> None:
         tensor = written(Preprocessor(spec(24, 32, resize=mode), rotate), image)
         assert tensor.shape == (24, 32, 3)
         assert tensor[12, 16].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
+@pytest.mark.parametrize("normalisation", [None, ((0.0,), (255.0,)), ((1.0, 2.0, 3.0), (60.0,))])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_first_holds_the_same_pixels(dtype, normalisation, channels) -> None:
+    mean, std = normalisation or (None, None)
+    if channels == 1 and mean is not None:
+        mean = mean[:1]
+    settings = {"mean": mean, "std": std, "resize": "letterbox", "pad": 114}
+    zero_point = -128 if dtype == "int8" else 0
+    last = spec(32, 48, channels, dtype, 1 / 60, zero_point, **settings)
+    tensor = TensorSpec("input", 0, (1, channels, 32, 48), dtype, 1 / 60, zero_point)
+    first = InputSpec(tensor, **settings)
+    assert (first.height, first.width, first.channels) == (32, 48, channels)
+    assert read_signature([tensor], []).image == 0
+    image = np.random.default_rng(2).integers(0, 256, (60, 100, 3), np.uint8)
+
+    seen, expected = (written(Preprocessor(one), image) for one in (first, last))
+
+    assert np.array_equal(seen, expected.transpose(2, 0, 1))
+    assert len(np.unique(seen)) > 20

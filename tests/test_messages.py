@@ -26,7 +26,19 @@ from edged.mqtt.messages import (
     encode_prediction,
     encode_stats,
 )
-from edged.prediction import Classes, FoundObject, ModelId, Objects, Prediction, ScoredClass
+from edged.prediction import (
+    Area,
+    Areas,
+    Classes,
+    FoundObject,
+    Keypoint,
+    Keypoints,
+    Mask,
+    ModelId,
+    Objects,
+    Prediction,
+    ScoredClass,
+)
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 CLASSIFIED = Prediction(
@@ -69,6 +81,39 @@ def test_a_detection_has_boxes_in_the_place_of_classes():
     assert message.endswith(
         '"ms":7.6,"objects":[{"label":"cat","score":0.8765,"box":[0.0,0.0,0.3333,1.0]}]}'
     )
+
+
+def test_a_pose_has_keypoints_in_the_place_of_classes():
+    points = Keypoints(
+        (Keypoint("nose", 0.498168, (0.589104, -0.0)), Keypoint("left_eye", 1.0, (1.0, 1 / 3)))
+    )
+
+    assert encoded(replace(CLASSIFIED, result=points)).endswith(
+        b'"ms":7.6,"keypoints":[{"label":"nose","score":0.4982,"point":[0.5891,0.0]},'
+        b'{"label":"left_eye","score":1.0,"point":[1.0,0.3333]}]}'
+    )
+
+
+def test_a_segmentation_has_areas_and_the_mask_only_where_there_is_one():
+    areas = Areas((Area("background", np.float32(0.81333)), Area("bird", 0.17)))
+    said = '"ms":7.6,"areas":[{"label":"background","area":0.8133},{"label":"bird","area":0.17}]'
+
+    assert encoded(replace(CLASSIFIED, result=areas)).decode().endswith(said + "}")
+    masked = replace(areas, mask=Mask(b"\x89PNG\r\n", (0.125, 0.0, 0.87499, 1.0)))
+    assert (
+        encoded(replace(CLASSIFIED, result=masked))
+        .decode()
+        .endswith(said + ',"mask":{"png":"iVBORw0K","box":[0.125,0.0,0.875,1.0]}}')
+    )
+
+
+def test_nothing_seen_is_an_empty_list():
+    for result, key in (
+        (Objects(()), "objects"),
+        (Keypoints(()), "keypoints"),
+        (Areas(()), "areas"),
+    ):
+        assert encoded(replace(CLASSIFIED, result=result)).decode().endswith(f',"{key}":[]}}')
 
 
 @pytest.mark.parametrize(("ms", "expected"), [(7.6, "7.6"), (7.123456, "7.12"), (0.004, "0.0")])

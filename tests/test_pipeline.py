@@ -1,6 +1,5 @@
 """The life of a frame: mailbox, turns, swaps, cameras that fail, models that break."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,13 +22,26 @@ from edged.pipeline import recovery as recovery_module
 from edged.pipeline.bell import Bell
 from edged.pipeline.capture import Capture, CaptureWorker
 from edged.pipeline.counters import CameraCounters, Times
-from edged.pipeline.inference import Inference, InferenceWorker, Lane
+from edged.pipeline.inference import InferenceWorker
+from edged.pipeline.lane import Lane
 from edged.pipeline.mailbox import Mailbox
 from edged.pipeline.modelslot import ModelSlot
 from edged.pipeline.policy import PublishPolicy
 from edged.pipeline.publisher import PublisherWorker
 from edged.pipeline.recovery import ModelRecovery
-from edged.prediction import Classes, FoundObject, ModelId, Objects, Prediction, ScoredClass
+from edged.pipeline.results import Inference, Results
+from edged.prediction import (
+    Area,
+    Areas,
+    Classes,
+    FoundObject,
+    Keypoint,
+    Keypoints,
+    ModelId,
+    Objects,
+    Prediction,
+    ScoredClass,
+)
 
 WAIT_S = 10.0
 
@@ -171,11 +183,17 @@ def test_slots_of_the_old_model_are_let_go() -> None:
 # The inference thread
 
 
-def run_inference(lanes) -> tuple[InferenceWorker, queue.Queue[Inference]]:
-    results: queue.Queue[Inference] = queue.Queue(64)
+def run_inference(lanes) -> tuple[InferenceWorker, Results]:
+    results = Results()
     worker = InferenceWorker(lanes[0].mailbox._bell, tuple(lanes), results)
     worker.start()
     return worker, results
+
+
+def fetch(results: Results) -> Inference:
+    inference = results.get(WAIT_S)
+    assert inference is not None
+    return inference
 
 
 def test_cameras_take_turns() -> None:
@@ -192,7 +210,7 @@ def test_cameras_take_turns() -> None:
         for one in lanes:
             put(one, servable.input, 1)
         gate.release()
-        order.append(results.get(timeout=WAIT_S).lane.camera)
+        order.append(fetch(results).lane.camera)
     for _ in range(9):
         gate.release()
     stop(worker)
@@ -219,9 +237,9 @@ def test_a_swap_waits_for_the_invoke_and_then_frees() -> None:
 
     assert slot.swap(new, 0.05) is None, "still inside invoke: nobody may close it"  # type: ignore[arg-type]
     go_on.set()
-    assert results.get(timeout=WAIT_S).servable is old
+    assert fetch(results).servable is old
     put(one, new.input, 2)
-    assert results.get(timeout=WAIT_S).servable is new
+    assert fetch(results).servable is new
     assert slot.swap(None, WAIT_S) is new
     stop(worker)
 
@@ -245,9 +263,14 @@ def test_swaps_under_load_lose_nothing_and_mix_nothing() -> None:
     capture = CaptureWorker(camera_config(), one, world.open, count(1), lambda: None)
     capture.start()
     taken: list[Inference] = []
-    drain = threading.Thread(
-        target=lambda: taken.extend(iter(lambda: results.get(timeout=WAIT_S), None))
-    )
+    done = threading.Event()
+
+    def fetch_all() -> None:
+        while (inference := results.get(0.1)) is not None or not done.is_set():
+            if inference is not None:
+                taken.append(inference)
+
+    drain = threading.Thread(target=fetch_all)
     drain.start()
     for i in range(60):
         old = slot.swap(make(16 if i % 2 else 8), WAIT_S)  # type: ignore[arg-type]
@@ -257,7 +280,7 @@ def test_swaps_under_load_lose_nothing_and_mix_nothing() -> None:
     until(lambda: len(sizes) > 200, "frames under swaps")
     capture.stop(5.0)
     stop(worker)
-    results.put(None)  # type: ignore[arg-type]  # ends the drain
+    done.set()
     drain.join()
 
     assert all(made == seen for made, seen in sizes)
@@ -289,7 +312,7 @@ def test_a_failing_model_is_counted_and_told() -> None:
     assert slot.trouble.detail == "gone Plug it in."
     failing = False
     put(one, servable.input, 9)
-    results.get(timeout=WAIT_S)
+    fetch(results)
     until(lambda: slot.trouble is None and not slot.broken)
     stop(worker)
 
@@ -299,7 +322,7 @@ def test_results_that_nobody_fetches_are_dropped_oldest_first() -> None:
     slot = ModelSlot("m", bell)
     slot.current = servable = StubServable()  # type: ignore[assignment]
     one = lane(bell, slot=slot)
-    results: queue.Queue[Inference] = queue.Queue(4)
+    results = Results(most=4)
     worker = InferenceWorker(bell, (one,), results)
     worker.start()
     for number in range(10):
@@ -307,8 +330,33 @@ def test_results_that_nobody_fetches_are_dropped_oldest_first() -> None:
         until(lambda: one.counters.inferred == number + 1)  # noqa: B023
     stop(worker)
 
-    assert [results.get_nowait().stamp.number for _ in range(4)] == [6, 7, 8, 9]
+    assert [fetch(results).stamp.number for _ in range(4)] == [6, 7, 8, 9]
     assert one.counters.overrun == 6
+
+
+def test_large_results_that_nobody_fetches_are_bounded_by_bytes() -> None:
+    """A segmentation leaves 2 MB a frame: a publisher that stands still must not eat the memory."""
+    one = ready_lane()
+    servable = StubServable()
+    results = Results(most_bytes=1000)
+
+    def hand_on(number: int, size_bytes: int) -> None:
+        outputs = Outputs([np.zeros(size_bytes, np.uint8)], 0.001)
+        stamp = FrameStamp("cam", number, 0.0, 0.0, 8, 8)
+        place = geometry(8, 8, servable.input)
+        results.put(Inference(one, servable, stamp, place, outputs))  # type: ignore[arg-type]
+
+    for number in range(5):
+        hand_on(number, 400)
+    assert [fetch(results).stamp.number for _ in range(2)] == [3, 4]
+    assert one.counters.overrun == 3
+    hand_on(5, 5000)  # larger than all the room: it goes alone
+    assert fetch(results).stamp.number == 5
+    hand_on(6, 600)
+    hand_on(7, 400)
+    assert [fetch(results).stamp.number for _ in range(2)] == [6, 7]
+    assert results.get(0.0) is None
+    assert one.counters.overrun == 3
 
 
 def test_a_stuck_invoke_shows() -> None:
@@ -325,7 +373,7 @@ def test_a_stuck_invoke_shows() -> None:
     until(worker.stuck, "its own limit, not that of the patient one")
     go_on.set()
     until(lambda: not worker.stuck())
-    results.get(timeout=WAIT_S)
+    fetch(results)
     go_on.clear()
     put(other, patient.current.input, 1)  # type: ignore[union-attr]
     time.sleep(0.3)
@@ -521,7 +569,7 @@ def test_at_the_model_s_pace_no_frame_is_left_out() -> None:
     worker, results = run_inference([one])
     capture = CaptureWorker(camera_config(fps=0), one, world.open, count(1), lambda: None)
     capture.start()
-    numbers = [results.get(timeout=WAIT_S).stamp.number for _ in range(30)]
+    numbers = [fetch(results).stamp.number for _ in range(30)]
     capture.stop(5.0)
     stop(worker)
 
@@ -537,7 +585,7 @@ def test_frames_of_every_shape_reach_the_model(size) -> None:
     worker = CaptureWorker(camera_config(rotate=90), one, world.open, count(1), lambda: None)
     worker.start()
     inference, results = run_inference([one])
-    done = results.get(timeout=WAIT_S)
+    done = fetch(results)
     worker.stop(5.0)
     stop(inference)
 
@@ -551,7 +599,7 @@ def test_frames_of_every_shape_reach_the_model(size) -> None:
 def publish(values, config=PublishConfig(), step_s=0.1) -> tuple[list[tuple[str, int]], Lane]:
     bell = Bell()
     one = lane(bell)
-    results: queue.Queue[Inference] = queue.Queue()
+    results = Results()
     sent: list[tuple[str, int]] = []
 
     def send(prediction: Prediction, seq: int) -> None:
@@ -611,6 +659,25 @@ def test_a_change_of_objects_is_a_change_of_their_labels() -> None:
 
     assert [policy.wants(result, 0.0) for result in results] == [
         True, False, True, False, True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["keypoints", "areas"])
+def test_a_change_of_keypoints_or_areas_is_a_change_of_their_labels(kind) -> None:
+    def seen(**values: float) -> Keypoints | Areas:
+        if kind == "areas":
+            return Areas(tuple(Area(label, value) for label, value in values.items()))
+        points = (Keypoint(label, value, (value, 0.5)) for label, value in values.items())
+        return Keypoints(tuple(points))
+
+    policy = PublishPolicy(PublishConfig(mode="change"))
+    results = [
+        *(seen(nose=0.6, hip=0.4), seen(hip=0.7, nose=0.3)),  # moved, and others are larger
+        *(seen(nose=0.6), seen(nose=0.9), seen(), seen(), seen(hip=0.6)),
+    ]
+
+    assert [policy.wants(result, 0.0) for result in results] == [
+        True, False, True, False, True, False, True,
     ]  # fmt: skip
 
 
@@ -776,7 +843,7 @@ def test_real_models_from_camera_to_prediction(tmp_path: Path) -> None:
         lanes.append(one)
         config = CameraConfig(name=camera, source="synthetic", model=slot.name)
         captures.append(CaptureWorker(config, one, world.open, count(1), lambda: None))
-    results: queue.Queue[Inference] = queue.Queue(16)
+    results = Results()
     inference = InferenceWorker(bell, tuple(lanes), results)
 
     def send(prediction: Prediction, seq: int) -> None:

@@ -174,9 +174,19 @@ def _file_and_outputs(data: bytes, outputs: int = 1):
 
 def test_other_kinds_are_refused_by_name() -> None:
     file = read_model_file(models.classifier())
-    mask = TensorSpec("ArgMax", 1, (1, 513, 513), "int64")
+    depth = TensorSpec("depth", 1, (1, 256, 256, 1), "float32")
 
-    with pytest.raises(ValidationError, match="'ArgMax' int64") as caught:
-        make_decoder(file, [mask], range(len([mask])), None, Cut())
+    with pytest.raises(ValidationError, match="'depth' float32") as caught:
+        make_decoder(file, [depth], range(1), None, Cut())
+
+    assert caught.value.reason == "model_kind_unsupported"
+
+
+def test_many_bodies_are_refused_by_the_model_s_name() -> None:
+    file = read_model_file(models.classifier())
+    bodies = TensorSpec("poses", 1, (1, 6, 56), "float32")
+
+    with pytest.raises(ValidationError, match="MoveNet MultiPose.*one body.*'poses'") as caught:
+        make_decoder(file, [bodies], range(1), None, Cut())
 
     assert caught.value.reason == "model_kind_unsupported"

@@ -181,3 +181,9 @@ def test_the_file_tells_what_a_model_remembers() -> None:
     assert (hidden.keeps_state, hidden.assigns_variables) == (True, False)
     assert (resource.keeps_state, resource.assigns_variables) == (False, True)
     assert (fed.keeps_state, fed.assigns_variables) == (False, False)
+
+
+def test_the_file_gives_the_size_of_the_input_that_is_asked_for() -> None:
+    file = read_model_file(recurrent.counter(size=(16, 32)))
+
+    assert (file.input_size(0), file.input_size(1)) == (None, (16, 32))

@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import queue
 import signal
 from collections.abc import Callable
 from itertools import count
@@ -29,9 +28,11 @@ from edged.pipeline import capture as capture_module
 from edged.pipeline.bell import Bell
 from edged.pipeline.capture import CaptureWorker
 from edged.pipeline.counters import CameraCounters
-from edged.pipeline.inference import Inference, InferenceWorker, Lane
+from edged.pipeline.inference import InferenceWorker
+from edged.pipeline.lane import Lane
 from edged.pipeline.mailbox import Mailbox
 from edged.pipeline.modelslot import ModelSlot
+from edged.pipeline.results import Inference, Results
 from edged.prediction import Classes
 
 PIXELS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
@@ -123,6 +124,14 @@ def test_a_state_may_be_a_number(tmp_path) -> None:
     assert (state[0].shape, float(state[0])) == ((), 4.0)
 
 
+def test_the_image_s_normalisation_is_read_wherever_it_stands(tmp_path) -> None:
+    data = models.with_metadata(recurrent.counter(), COLOURS, mean=10.0, std=20.0)
+
+    spec = load(models.write(tmp_path / "m.tflite", data)).input
+
+    assert (spec.mean, spec.std) == ((10.0,), (20.0,))
+
+
 GENERIC = (
     Ends("serving_default_a:0", "StatefulPartitionedCall:0"),
     Ends("serving_default_b:0", "StatefulPartitionedCall:2"),
@@ -211,7 +220,7 @@ class Rig:
         self.slot = ModelSlot("m", self.bell)
         self.slot.current = servable
         self.lanes: dict[str, Lane] = {}
-        self.results: queue.Queue[Inference] = queue.Queue(4096)
+        self.results = Results(4096)
         self._captures: list[CaptureWorker] = []
         self._pace = pace
 
@@ -235,8 +244,7 @@ class Rig:
 
     def said(self) -> dict[str, list[Inference]]:
         said: dict[str, list[Inference]] = {name: [] for name in self.lanes}
-        while not self.results.empty():
-            inference = self.results.get_nowait()
+        while (inference := self.results.get(0.0)) is not None:
             said[inference.lane.camera].append(inference)
         return said
 
@@ -529,7 +537,7 @@ def test_a_snapshot_is_a_single_image(tmp_path, config, capsys, camera, sums) ->
     assert main(["snapshot", *arguments]) == 0
 
     taken = orjson.loads(capsys.readouterr().out)
-    assert {line["label"]: line["score"] for line in taken["results"]} == close(*sums, within=1e-4)
+    assert {line["label"]: line["score"] for line in taken["classes"]} == close(*sums, within=1e-4)
 
 
 def test_the_doctor_names_states_and_cameras_that_would_mix(config, capsys) -> None:

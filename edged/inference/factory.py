@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 from edged.errors import StoreError, ValidationError
-from edged.inference.modelfile import LABELS_LIMIT_BYTES, read_model_file
+from edged.inference.modelfile import read_model_file
+from edged.inference.modellabels import LABELS_LIMIT_BYTES
 
 MODEL_LIMIT_BYTES = 512 * 1024 * 1024
 _BUNDLED = "belt"

@@ -1,18 +1,15 @@
 """What a .tflite file says about itself, read without a runtime. Pure: bytes in, facts out.
 
 A .tflite file is a FlatBuffer (identifier `TFL3`); TFLite Metadata is a second FlatBuffer
-(identifier `M001`) in one of its buffers; labels are files in a zip appended behind it. Only the
-few fields that edged needs are read, by their slot in the public schemas:
+(identifier `M001`) in one of its buffers; labels are files in a zip appended behind it, see
+`modellabels`. Only the few fields that edged needs are read, by their slot in the public schemas:
 `tensorflow/lite/schema/schema.fbs` and `tflite_support/metadata/metadata_schema.fbs`.
 The file may be hostile: every offset is followed inside the buffer or refused.
 """
 
 from __future__ import annotations
 
-import io
 import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,8 +17,8 @@ import flatbuffers.table
 from flatbuffers import number_types
 
 from edged.errors import ValidationError
+from edged.inference.modellabels import label_file_name, packed_task
 
-LABELS_LIMIT_BYTES = 4 * 1024 * 1024
 EDGETPU_OPERATOR = "edgetpu-custom-op"
 
 _CUSTOM = 32  # BuiltinOperator.CUSTOM
@@ -31,6 +28,8 @@ _BUILTIN = {
     14: "LOGISTIC",
     22: "RESHAPE",
     25: "SOFTMAX",
+    53: "CAST",
+    56: "ARG_MAX",
     114: "QUANTIZE",
     144: "ASSIGN_VARIABLE",
 }
@@ -59,6 +58,7 @@ class ModelFile:
         outputs: tensor numbers.
         shapes: of every tensor of the main subgraph.
         label_name: of the label file packed inside, or None; `packed_labels` reads it.
+        task: what an exporter says the model is for: `detect`, `segment`, `pose`..., or None.
         mean: normalisation per channel from the metadata, or None.
         std: the same; a pixel enters the model as (pixel - mean) / std.
         input_names: of the inputs in the SignatureDef, "" for one that it leaves out.
@@ -72,6 +72,7 @@ class ModelFile:
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     label_name: str | None = None
+    task: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     input_names: tuple[str, ...] = ()
@@ -92,6 +93,14 @@ class ModelFile:
     def assigns_variables(self) -> bool:
         """Whether the model writes resource variables, which outlive an invoke too."""
         return any(op.name == "ASSIGN_VARIABLE" for op in self.operators)
+
+    def input_size(self, position: int) -> tuple[int, int] | None:
+        """Height, width of an input, or None where it is no image."""
+        shape = self.shapes[self.inputs[position]]
+        if len(shape) != 4:
+            return None
+        channels_last = shape[3] in (1, 3)
+        return (shape[1], shape[2]) if channels_last else (shape[2], shape[3])
 
     def producer(self, tensor: int) -> Operator | None:
         """Return the operator that writes a tensor."""
@@ -260,7 +269,8 @@ def _read(data: bytes) -> ModelFile:
         inputs,
         outputs,
         shapes,
-        label_name=_packed_name(data, metadata),
+        label_name=label_file_name(data, _label_files(metadata) if metadata else ()),
+        task=packed_task(data),
         mean=mean,
         std=std,
         input_names=_signature_names(model, 0, inputs),
@@ -321,77 +331,14 @@ def _normalisation(
                     mean, std = options.numbers(0, "f"), options.numbers(1, "f")
                     if mean and len(mean) == len(std) and all(value > 0 for value in std):
                         return mean, std
-        break
     return None, None
 
 
-# What zipfile raises for an archive that lists its files and cannot give them: damaged, cut short,
-# offsets that lead nowhere, encrypted (RuntimeError), packed in an unknown way (its subclass).
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
-
-
-def packed_labels(data: bytes, file: ModelFile) -> tuple[str, ...] | None:
-    """Read the label file packed into a model, or return None where there is none.
-
-    Args:
-        data: the whole model file.
-        file: its facts.
-
-    Raises:
-        ValidationError: `labels_unreadable` when it is damaged, encrypted, too large or no text.
-    """
-    if file.label_name is None:
-        return None
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if archive.getinfo(file.label_name).file_size > LABELS_LIMIT_BYTES:
-                raise ValidationError(
-                    "labels_unreadable", "the label file packed into the model exceeds 4 MiB"
-                )
-            content = archive.read(file.label_name)
-    except _UNREADABLE as error:
-        raise ValidationError(
-            "labels_unreadable", f"the label file packed into the model cannot be read: {error}"
-        ) from error
-    return parse_labels(content)
-
-
-def _packed_name(data: bytes, metadata: _Table | None) -> str | None:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _label_name(archive.namelist(), metadata)
-    except (zipfile.BadZipFile, NotImplementedError):
-        return None  # no archive behind the model is the usual case
-
-
-def _label_name(names: list[str], metadata: _Table | None) -> str | None:
-    if metadata is not None:
-        # TensorMetadata: associated_files 6. AssociatedFile: name 0, type 2.
-        for tensor in _tensor_metadata(metadata, 3):
-            for file in tensor.tables(6):
-                kind = file.integer(2, number_types.Uint8Flags)
-                if kind == _TENSOR_AXIS_LABELS and file.text(0) in names:
-                    return file.text(0)
-    texts = [name for name in names if name.endswith(".txt")]
-    return texts[0] if len(texts) == 1 else None
-
-
-def parse_labels(content: bytes) -> tuple[str, ...]:
-    """Read a label file: UTF-8, one label per line, blank lines at the end ignored.
-
-    A leading `12 ` or `12: ` on every line, as older label files have it, is taken off.
-
-    Raises:
-        ValidationError: `labels_unreadable` when it is no UTF-8 text.
-    """
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValidationError("labels_unreadable", "the label file is no UTF-8 text") from error
-    labels = [line.strip() for line in lines]
-    while labels and not labels[-1]:
-        labels.pop()
-    numbered = [label.partition(":" if ":" in label.split(" ")[0] else " ") for label in labels]
-    if labels and all(head == str(i) and tail for i, (head, _, tail) in enumerate(numbered)):
-        return tuple(tail.strip() for _, _, tail in numbered)
-    return tuple(labels)
+def _label_files(metadata: _Table) -> tuple[str, ...]:
+    # TensorMetadata: associated_files 6. AssociatedFile: name 0, type 2.
+    return tuple(
+        file.text(0)
+        for tensor in _tensor_metadata(metadata, 3)
+        for file in tensor.tables(6)
+        if file.integer(2, number_types.Uint8Flags) == _TENSOR_AXIS_LABELS
+    )

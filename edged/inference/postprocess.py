@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from edged.errors import ValidationError
 from edged.inference.kinds.classification import ClassificationDecoder, is_classification
 from edged.inference.kinds.decoder import Cut, Decoder
+from edged.inference.kinds.keypoints import KeypointsDecoder, is_keypoints, is_multipose
+from edged.inference.kinds.segmentation import SegmentationDecoder, is_label_map, is_score_map
 from edged.inference.kinds.ssd import SsdDecoder, ssd_head
+from edged.inference.kinds.yolo import TYPES, YoloDecoder
+from edged.inference.kinds.yolohead import other_yolo, yolo_head
 from edged.inference.modelfile import ModelFile
 from edged.inference.tensors import TensorSpec
 
@@ -22,6 +26,8 @@ def make_decoder(
     positions: Sequence[int],
     labels: Sequence[str] | None,
     cut: Cut,
+    *,
+    image: int = 0,
 ) -> Decoder:
     """Choose the decoder for a model.
 
@@ -31,6 +37,7 @@ def make_decoder(
         positions: which of them are results; the others are states, fed back.
         labels: names of the classes, or None where there are none: then `class 0`, `class 1`...
         cut: what to report.
+        image: which input takes the image.
 
     Raises:
         ValidationError: `model_kind_unsupported` (no known kind), `labels_mismatch` (naming both
@@ -45,8 +52,22 @@ def make_decoder(
         head = file.head(file.outputs[position])
         if is_classification(spec):
             return ClassificationDecoder(position, spec, labels, cut, head)
+        if is_keypoints(spec):
+            return KeypointsDecoder(position, spec, labels, cut)
+        if is_label_map(spec) or is_score_map(spec):
+            return SegmentationDecoder(file, position, spec, labels, cut)
+    results = [outputs[position] for position in positions]
+    other = other_yolo([spec.shape for spec in results], file.task)
+    if any(is_multipose(spec) for spec in results):
+        other = "it looks like MoveNet MultiPose, and edged reads the pose of one body only"
+    if other is None and len(positions) == 1 and spec.dtype in TYPES:
+        yolo = yolo_head(spec.shape, labels, file.input_size(image))
+        if yolo is not None:
+            return YoloDecoder(position, spec, yolo, labels, cut)
     raise ValidationError(
         "model_kind_unsupported",
-        "the model is neither a classifier nor a detector with TFLite_Detection_PostProcess;"
-        f" its outputs are {', '.join(outputs[i].describe() for i in positions)}",
+        f"{other or 'the model is of no known kind'}; these can run: classifiers, detectors with"
+        " TFLite_Detection_PostProcess, YOLO detectors with one output (some need labels to be"
+        " told), keypoints of one body, segmentation;"
+        f" the outputs are {', '.join(spec.describe() for spec in results)}",
     )

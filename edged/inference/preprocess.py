@@ -14,11 +14,13 @@ import numpy.typing as npt
 from edged.errors import ValidationError
 from edged.frame import Color, Image
 from edged.inference.resize import resize
+from edged.inference.signature import CHANNELS
 from edged.inference.tensors import Array, TensorSpec, quantise_table
 
 Resize = Literal["stretch", "center_crop", "letterbox"]
 Rotation = Literal[0, 90, 180, 270]
 Box = tuple[float, float, float, float]
+Point = tuple[float, float]
 
 _ROTATE = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
@@ -28,12 +30,14 @@ class InputSpec:
     """How an image becomes a model's input.
 
     Attributes:
-        tensor: the input, shape (1, height, width, channels) with 1 or 3 channels.
+        tensor: the input, shape (1, height, width, channels) with 1 or 3 channels, or
+            (1, channels, height, width) as litert-torch makes it of PyTorch models.
         color: channel order the model was trained with.
         resize: `stretch` ignores the aspect ratio, `center_crop` cuts the longer side,
-            `letterbox` fits the whole image between black bars.
+            `letterbox` fits the whole image between bars.
         mean: per channel or one for all; a pixel enters as (pixel - mean) / std.
         std: the same. Both None: raw pixels.
+        pad: value of the pixels in those bars, 0 (black) to 255.
     """
 
     tensor: TensorSpec
@@ -41,6 +45,7 @@ class InputSpec:
     resize: Resize = "stretch"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    pad: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a normalisation that does not fit the channels."""
@@ -52,19 +57,24 @@ class InputSpec:
                 )
 
     @property
+    def channels_first(self) -> bool:
+        """Whether the tensor has its channels before its rows."""
+        return self.tensor.shape[3] not in CHANNELS
+
+    @property
     def height(self) -> int:
         """Rows."""
-        return self.tensor.shape[1]
+        return self.tensor.shape[2 if self.channels_first else 1]
 
     @property
     def width(self) -> int:
         """Columns."""
-        return self.tensor.shape[2]
+        return self.tensor.shape[3 if self.channels_first else 2]
 
     @property
     def channels(self) -> int:
         """1 (grey) or 3."""
-        return self.tensor.shape[3]
+        return self.tensor.shape[1 if self.channels_first else 3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class Geometry:
 
     Attributes:
         source: x0, y0, x1, y1: the part of the image that is used.
-        target: x0, y0, x1, y1: the part of the input that it fills; the rest is black.
+        target: x0, y0, x1, y1: the part of the input that it fills; the rest is `InputSpec.pad`.
         source_size: width, height of the image.
         input_size: width, height of the input.
     """
@@ -92,9 +102,42 @@ class Geometry:
         Returns:
             x0, y0, x1, y1 in 0..1 of the upright camera image, clipped to it.
         """
-        x0, x1 = (self._axis(0, value) for value in (box[0], box[2]))
-        y0, y1 = (self._axis(1, value) for value in (box[1], box[3]))
+        x0, y0 = self.point_to_source((box[0], box[1]))
+        x1, y1 = self.point_to_source((box[2], box[3]))
         return x0, y0, x1, y1
+
+    def point_to_source(self, point: Point) -> Point:
+        """Map a point from the model's input to the camera's image.
+
+        Args:
+            point: x, y in 0..1 of the input.
+
+        Returns:
+            x, y in 0..1 of the upright camera image, clipped to it.
+        """
+        return self._axis(0, point[0]), self._axis(1, point[1])
+
+    def filled(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the part that the image fills of a map of the whole input.
+
+        Args:
+            width: of the map, cells.
+            height: the same.
+
+        Returns:
+            x0, y0, x1, y1 in cells: at least one, to the nearest where an edge cuts a cell.
+        """
+        x0, x1 = self._cells(0, width)
+        y0, y1 = self._cells(1, height)
+        return x0, y0, x1, y1
+
+    def _cells(self, axis: int, count: int) -> tuple[int, int]:
+        scale = count / self.input_size[axis]
+        begin, end = self.target[axis] * scale, self.target[axis + 2] * scale
+        if round(begin) < round(end):
+            return round(begin), round(end)
+        middle = int((begin + end) / 2)
+        return middle, middle + 1
 
     def _axis(self, axis: int, value: float) -> float:
         target0, target1 = self.target[axis], self.target[axis + 2]
@@ -204,7 +247,8 @@ class Preprocessor:
             fitted = cv2.cvtColor(fitted, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
         if fitted.shape[:2] == (self.spec.height, self.spec.width):
             return fitted
-        canvas = np.zeros((self.spec.height, self.spec.width, self.spec.channels), np.uint8)
+        shape = (self.spec.height, self.spec.width, self.spec.channels)
+        canvas = np.full(shape, self.spec.pad, np.uint8)
         canvas[y0:y1, x0:x1] = fitted
         return canvas
 
@@ -226,12 +270,18 @@ class Preprocessor:
             slot: the tensor to fill, from `slots()`.
         """
         seen = self.view(image, color)
+        pixels = slot[0].transpose(1, 2, 0) if self.spec.channels_first else slot[0]
         if self._table is None:
-            slot[0] = seen
+            pixels[:] = seen
         elif seen.shape[2] == 1:
-            slot[0] = self._table[:, 0, 0][seen]
+            pixels[:] = self._table[:, 0, 0][seen]
+        elif self.spec.channels_first:
+            # A plane at a time: a table over all three and then their parting takes 2.6 times that.
+            tables = np.broadcast_to(self._table, (256, 1, 3))
+            for channel, plane in enumerate(cv2.split(seen)):
+                cv2.LUT(plane, np.ascontiguousarray(tables[:, :, channel]), slot[0, channel])
         else:
-            cv2.LUT(seen, self._table, slot[0])
+            cv2.LUT(seen, self._table, pixels)
 
 
 def _unrotate(

@@ -22,7 +22,8 @@ from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.kinds.decoder import Cut, Decoder
-from edged.inference.modelfile import ModelFile, packed_labels, parse_labels, read_model_file
+from edged.inference.modelfile import ModelFile, read_model_file
+from edged.inference.modellabels import packed_labels, parse_labels
 from edged.inference.postprocess import make_decoder
 from edged.inference.preprocess import Geometry, InputSpec, geometry
 from edged.inference.signature import Signature, read_signature
@@ -44,6 +45,11 @@ class Outputs:
 
     arrays: list[Array]
     invoke_s: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(array.nbytes for array in self.arrays)
 
 
 class Servable:
@@ -99,12 +105,12 @@ class Servable:
 
     @property
     def kind(self) -> str:
-        """`classification` or `detection`."""
+        """`classification`, `detection`, `keypoints` or `segmentation`."""
         return self._decoder.kind
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The name of each class."""
+        """The name of each class, or of each keypoint."""
         return self._decoder.labels
 
     def fresh_state(self) -> State:
@@ -161,7 +167,7 @@ class Servable:
         tensor = self.input.tensor
         state = self.fresh_state()
         outputs = self.infer(np.zeros(tensor.shape, tensor.dtype), state)
-        self.decode(outputs, geometry(tensor.shape[1], tensor.shape[2], self.input))
+        self.decode(outputs, geometry(self.input.height, self.input.width, self.input))
         for position, left in zip(self._state_inputs, state, strict=True):
             self._interpreter.set_input(position, left)  # as the second frame will
         self.fresh_state()
@@ -192,8 +198,10 @@ class Servable:
             labels = parse_labels(read_labels(config.labels))
         except EdgedError:
             return False
-        # A detector leaves out a first line that names the background.
-        return same_model and self.labels in (labels, labels[1:])
+        # A detector leaves out a first line that names the background, all leave out notes.
+        count = len(self.labels)
+        without_notes = labels[:count] if labels[count : count + 1] == ("",) else labels
+        return same_model and self.labels in (without_notes, labels[1:])
 
     def close(self) -> None:
         """Free the interpreter. Only after the last `infer`."""
@@ -301,10 +309,20 @@ def _assemble(
         interpreter.inputs, interpreter.outputs, file.input_names, file.output_names
     )
     image = interpreter.inputs[signature.image]
-    cut = Cut(config.top_k, config.min_score)
+    cut = Cut(config.top_k, config.min_score, config.mask)
     decoder = make_decoder(
-        file, interpreter.outputs, signature.results, _labels(config, source), cut
+        file,
+        interpreter.outputs,
+        signature.results,
+        _labels(config, source),
+        cut,
+        image=signature.image,
     )
+    if config.mask and decoder.kind != "segmentation":
+        raise ValidationError(
+            "mask_unsupported",
+            f"mask = true, but only segmentation has a mask, and this is {decoder.kind}",
+        )
     habit = decoder.habit
     usual = (habit.mean, habit.std) if image.is_float else (None, None)
     spec = InputSpec(
@@ -313,6 +331,7 @@ def _assemble(
         config.resize or habit.resize,
         config.mean or file.mean or usual[0],
         config.std or file.std or usual[1],
+        habit.pad,
     )
     digest = hashlib.sha256(source.data).hexdigest()
     return Servable(
@@ -333,4 +352,4 @@ def _labels(config: ModelConfig, source: _Source) -> tuple[str, ...] | None:
     """Return labels from the configured file, else from inside the model, else None."""
     if config.labels is not None:
         return parse_labels(read_labels(config.labels))
-    return packed_labels(source.data, source.file)
+    return packed_labels(source.data, source.file.label_name)

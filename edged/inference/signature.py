@@ -17,6 +17,9 @@ import numpy as np
 from edged.errors import ValidationError
 from edged.inference.tensors import TensorSpec
 
+CHANNELS = (1, 3)
+"""How many an image may have: grey, or three colours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -124,7 +127,9 @@ def _content(spec: TensorSpec) -> tuple[object, ...]:
 
 
 def _looks_like_image(spec: TensorSpec) -> bool:
-    return len(spec.shape) == 4 and spec.shape[0] == 1 and spec.shape[3] in (1, 3)
+    if len(spec.shape) != 4 or spec.shape[0] != 1:
+        return False
+    return spec.shape[3] in CHANNELS or spec.shape[1] in CHANNELS
 
 
 def _image(inputs: Sequence[TensorSpec], lone: list[int], free: list[tuple[object, ...]]) -> int:
@@ -195,7 +200,8 @@ def check_image(spec: TensorSpec) -> None:
         raise ValidationError(
             "model_input_unsupported",
             f"the model's input {spec.describe()} is no image:"
-            " [1, height, width, 3] or [1, height, width, 1] of a fixed size is needed",
+            " [1, height, width, 3], [1, 3, height, width] or the same with 1, of a fixed size, is"
+            " needed",
         )
     if spec.dtype not in ("uint8", "int8", "float32"):
         raise ValidationError(

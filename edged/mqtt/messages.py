@@ -236,11 +236,12 @@ def encode_prediction(prediction: Prediction, *, boot: str, seq: int) -> bytes:
         "sha256": model.sha256[:8],
         "ms": round(float(prediction.invoke_ms), 2),
     }
-    message |= _said(prediction.result)
+    message |= said(prediction.result)
     return orjson.dumps(message)
 
 
-def _said(result: Result) -> dict[str, object]:
+def said(result: Result) -> dict[str, object]:
+    """Return what a model said as it stands in a prediction: `classes`, `objects`..."""
     match result:
         case Classes():
             return {

@@ -19,7 +19,7 @@ from edged.config import CameraConfig
 from edged.errors import CameraError
 from edged.frame import FrameStamp, Picture
 from edged.inference.preprocess import Preprocessor
-from edged.pipeline.inference import Lane
+from edged.pipeline.lane import Lane
 
 log = logging.getLogger(__name__)
 

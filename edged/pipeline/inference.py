@@ -5,42 +5,15 @@ Takes the newest frame of each camera in turn, runs the camera's model, hands th
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from dataclasses import dataclass, field
 
 from edged.errors import EdgedError, ValidationError
-from edged.frame import FrameStamp
-from edged.inference.preprocess import Geometry
-from edged.inference.servable import Outputs, Servable
+from edged.inference.servable import Servable
 from edged.pipeline.bell import Bell
-from edged.pipeline.counters import CameraCounters
-from edged.pipeline.mailbox import Mailbox, Slot
-from edged.pipeline.memory import SceneMemory
-from edged.pipeline.modelslot import ModelSlot
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """One camera's way: its mailbox, the model it runs, its counters, what the model remembers."""
-
-    camera: str
-    mailbox: Mailbox
-    model: ModelSlot
-    counters: CameraCounters
-    memory: SceneMemory = field(default_factory=SceneMemory)
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """One inference, on its way to the publisher."""
-
-    lane: Lane
-    servable: Servable
-    stamp: FrameStamp
-    place: Geometry
-    outputs: Outputs
+from edged.pipeline.lane import Lane
+from edged.pipeline.mailbox import Slot
+from edged.pipeline.results import Inference, Results
 
 
 class InferenceWorker:
@@ -49,14 +22,14 @@ class InferenceWorker:
     Args:
         bell: shared with the mailboxes.
         lanes: one per camera.
-        results: where inferences go; when it is full the oldest one is dropped and counted.
+        results: where inferences go.
     """
 
     def __init__(
         self,
         bell: Bell,
         lanes: tuple[Lane, ...],
-        results: queue.Queue[Inference],
+        results: Results,
     ) -> None:
         self._bell = bell
         self._lanes = lanes
@@ -132,16 +105,4 @@ class InferenceWorker:
             lane.memory.check(outputs)
         except ValidationError as error:
             lane.counters.errors[error.reason] += 1
-        self._hand_on(Inference(lane, servable, slot.stamp, slot.place, outputs))
-
-    def _hand_on(self, inference: Inference) -> None:
-        while True:
-            try:
-                self._results.put_nowait(inference)
-            except queue.Full:
-                try:
-                    self._results.get_nowait().lane.counters.overrun += 1
-                except queue.Empty:
-                    continue  # the publisher was quicker
-            else:
-                return
+        self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs))

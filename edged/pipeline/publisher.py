@@ -5,14 +5,13 @@ Never waits for the network: `send` puts a message on its way or into the outbox
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from edged.errors import EdgedError
-from edged.pipeline.inference import Inference
 from edged.pipeline.policy import PublishPolicy
+from edged.pipeline.results import Inference, Results
 from edged.prediction import Prediction
 
 Send = Callable[[Prediction, int], None]
@@ -29,7 +28,7 @@ class PublisherWorker:
 
     def __init__(
         self,
-        results: queue.Queue[Inference],
+        results: Results,
         policies: Mapping[str, PublishPolicy],
         send: Send,
     ) -> None:
@@ -51,13 +50,11 @@ class PublisherWorker:
 
     def _run(self) -> None:
         while True:
-            try:
-                inference = self._results.get(timeout=0.2)
-            except queue.Empty:
-                if self._stopping.is_set():
-                    return
-                continue
-            self._publish(inference)
+            inference = self._results.get(0.2)
+            if inference is not None:
+                self._publish(inference)
+            elif self._stopping.is_set():
+                return
 
     def _publish(self, inference: Inference) -> None:
         counters, stamp = inference.lane.counters, inference.stamp

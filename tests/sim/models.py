@@ -7,6 +7,7 @@ chosen by hand, so what a model answers for an image is known beforehand.
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ Floats = npt.NDArray[np.float64]
 COLOURS = ("red", "green", "blue", "dark")
 SIDES = ("left", "right", "top", "bottom")
 FOUND = ("red", "green", "blue")
+POINTS = ("centre", "right", "below")
 
 _TYPES = {
     "uint8": schema.TensorType.UINT8,
     "int8": schema.TensorType.INT8,
     "int32": schema.TensorType.INT32,
     "float16": schema.TensorType.FLOAT16,
+    "int64": schema.TensorType.INT64,
     "float32": schema.TensorType.FLOAT32,
     "resource": schema.TensorType.RESOURCE,
 }
@@ -321,6 +324,50 @@ class _Graph:
         self.operator("SOFTMAX", [source], [scores], options, version)
         return scores
 
+    def arg_max(self, source: _Tensor, dtype: Literal["int32", "int64"]) -> _Tensor:
+        """Choose the highest value along the last axis."""
+        axis = self.tensor("axis", (), "int32", content=np.array(len(source.shape) - 1))
+        chosen = self.tensor("chosen", source.shape[:-1], dtype)
+        options = ("ArgMaxOptions", schema.ArgMaxOptionsT(outputType=_TYPES[dtype]))
+        version = 2 if source.dtype == "int8" else 1
+        self.operator("ARG_MAX", [source, axis], [chosen], options, version)
+        return chosen
+
+    def cast(self, source: _Tensor, dtype: str) -> _Tensor:
+        """Write the same numbers in another type."""
+        result = self.tensor("cast", source.shape, dtype)
+        types = schema.CastOptionsT(inDataType=_TYPES[source.dtype], outDataType=_TYPES[dtype])
+        self.operator("CAST", [source], [result], ("CastOptions", types))
+        return result
+
+    def logistic(self, source: _Tensor) -> _Tensor:
+        """Turn each logit into a probability."""
+        quantisation = _for_dtype(Quantisation(1 / 256, -128), source.dtype)
+        scores = self.tensor(
+            "scores", source.shape, source.dtype, quantisation if source.quantisation else None
+        )
+        self.operator("LOGISTIC", [source], [scores], version=2 if source.dtype == "int8" else 1)
+        return scores
+
+    def concatenate(self, sources: Sequence[_Tensor], axis: int) -> _Tensor:
+        """Put tensors of the same type and quantisation beside each other."""
+        shape = list(sources[0].shape)
+        shape[axis] = sum(source.shape[axis] for source in sources)
+        joined = self.like("joined", sources[0], tuple(shape))
+        options = ("ConcatenationOptions", schema.ConcatenationOptionsT(axis=axis))
+        version = 2 if joined.dtype == "int8" else 1
+        self.operator("CONCATENATION", sources, [joined], options, version)
+        return joined
+
+    def transpose(self, source: _Tensor, order: Sequence[int]) -> _Tensor:
+        """Put the axes into another order."""
+        target = self.tensor("order", (len(order),), "int32", content=np.array(order))
+        turned = self.like("turned", source, tuple(source.shape[axis] for axis in order))
+        options = ("TransposeOptions", schema.TransposeOptionsT())
+        version = 2 if source.dtype == "int8" else 1
+        self.operator("TRANSPOSE", [source, target], [turned], options, version)
+        return turned
+
     def dequantise(self, source: _Tensor) -> _Tensor:
         """Turn quantised values into float32."""
         real = self.tensor("real", source.shape)
@@ -498,6 +545,188 @@ def _detection_options(
     }
 
 
+def keypoints(dtype: DType = "uint8", size: Size = (64, 64), grid: int = 8) -> bytes:
+    """Follow the one bright cell of grid x grid; points as in `POINTS`.
+
+    Output [1, 1, 3, 3]: y, x, score of the cell's centre, of the point 1/8 of the width to its
+    right, and of the one 1/8 of the height below it. Scores are 0.9, 0.6 and 0.3, always.
+
+    Args:
+        dtype: of input and output.
+        size: height, width of the input.
+        grid: cells along each side.
+    """
+    graph = _Graph()
+    image = graph.image(dtype, size)
+    cells = grid * grid
+    means = graph.reshape(graph.pool(image, grid), (1, cells * 3))
+    # A white cell is worth 20, a black one 0: softmax leaves the bright one alone.
+    weights, bias = _brightness_weights(np.repeat(np.eye(cells), 3, axis=1) * _CONFIDENCE / 3)
+    bright = graph.softmax(graph.dense(means, weights, bias, Quantisation(0.25, 0), "bright"))
+    y, x = _anchors(grid)[:, :2].T
+    nothing = np.zeros(cells)
+    weights = np.stack([y, x, nothing] * len(POINTS))
+    bias = np.array([0, 0, 0.9, 0, 0.125, 0.6, 0.125, 0, 0.3])
+    points = graph.dense(bright, weights, bias, Quantisation(1 / 256, -128), "points")
+    return graph.finish([image], [graph.reshape(points, (1, 1, len(POINTS), 3))])
+
+
+def segmenter(
+    dtype: DType = "uint8",
+    size: Size = (64, 64),
+    grid: int = 32,
+    output: Literal["int64", "int32", "uint8", "scores"] = "int64",
+) -> bytes:
+    """Tell the colour of each of grid x grid cells; classes as in `COLOURS`.
+
+    Args:
+        dtype: of the input, and of scores.
+        size: height, width of the input.
+        grid: cells along each side; they are the pixels of the output.
+        output: the type of the label numbers, shape (1, grid, grid), or scores for each class,
+            shape (1, grid, grid, classes).
+    """
+    graph = _Graph()
+    image = graph.image(dtype, size)
+    cells = graph.reshape(graph.pool(image, grid), (grid * grid, 3))
+    weights, bias = _brightness_weights(np.vstack([np.eye(3), np.zeros(3)]) * _CONFIDENCE)
+    bias[COLOURS.index("dark")] = _CONFIDENCE * _DARK
+    logits = graph.dense(cells, weights, bias, Quantisation(0.25, 0), "logits")
+    maps = graph.reshape(logits, (1, grid, grid, len(COLOURS)))
+    if output == "scores":
+        return graph.finish([image], [maps])
+    if output == "uint8":
+        return graph.finish([image], [graph.cast(graph.arg_max(maps, "int32"), "uint8")])
+    return graph.finish([image], [graph.arg_max(maps, output)])
+
+
+_STRIDES = (8, 16, 32)
+# Scores of a cell that one colour fills; the larger cell wins over the smaller ones inside it.
+_CELL_OFFSETS = (-6.0, -5.0, -4.0)
+_CELL_GAIN = 8.0
+
+
+def yolo(
+    dtype: DType = "float32",
+    size: Size = (64, 64),
+    layout: Literal["scores", "objectness", "rows"] = "scores",
+    *,
+    pixels: bool = False,
+    channels_first: bool = False,
+) -> bytes:
+    """Find red, green and blue squares; classes as in `FOUND`. Pixels enter as 0..1.
+
+    Each cell of three grids, of 8, 16 and 32 pixels, answers with itself as a box for the colour
+    that fills it.
+
+    Args:
+        dtype: of input and output.
+        size: height, width of the input; multiples of 32.
+        layout: `scores` is (1, 4 + 3, cells) as YOLOv8 has it, `rows` its transpose, `objectness`
+            (1, 3 x cells, 5 + 3) as YOLOv5 has it: three boxes a cell, each smaller and less sure.
+        pixels: whether boxes are in pixels of the input instead of 0..1; not quantised then.
+        channels_first: whether the input is (1, 3, height, width).
+    """
+    graph = _Graph()
+    quantisation = {
+        "uint8": Quantisation(1 / 255, 0), "int8": Quantisation(1 / 255, -128), "float32": None
+    }[dtype]  # fmt: skip
+    shape = (1, 3, *size) if channels_first else (1, *size, 3)
+    image = source = graph.tensor("image", shape, dtype, quantisation)
+    if channels_first:
+        source = graph.transpose(image, (0, 2, 3, 1))
+    anchors = (1.0, 0.9, 0.8) if layout == "objectness" else (1.0,)
+    tables = [
+        _yolo_level(graph, source, stride, offset, anchor, layout == "objectness", pixels)
+        for stride, offset in zip(_STRIDES, _CELL_OFFSETS, strict=True)
+        for anchor in anchors
+    ]
+    table = graph.concatenate(tables, 0)
+    output = graph.reshape(table, (1, *table.shape))
+    if layout == "scores":
+        output = graph.transpose(output, (0, 2, 1))
+    return graph.finish([image], [output])
+
+
+def _yolo_level(
+    graph: _Graph,
+    image: _Tensor,
+    stride: int,
+    offset: float,
+    anchor: float,
+    objectness: bool,
+    pixels: bool,
+) -> _Tensor:
+    """Add boxes and scores of one grid's cells, a row each."""
+    height, width = image.shape[1] // stride, image.shape[2] // stride
+    pooled = graph.like("cells", image, (1, height, width, 3))
+    options = schema.Pool2DOptionsT(
+        padding=schema.Padding.VALID,
+        strideH=stride,
+        strideW=stride,
+        filterHeight=stride,
+        filterWidth=stride,
+    )
+    version = 2 if image.dtype == "int8" else 1
+    graph.operator("AVERAGE_POOL_2D", [image], [pooled], ("Pool2DOptions", options), version)
+    colours = graph.reshape(pooled, (height * width, 3))
+    # Grey of any brightness is no colour: a channel counts against the mean of the other two.
+    weights = _CELL_GAIN * (1.5 * np.eye(3) - 0.5)
+    bias = np.full(3, offset)
+    if objectness:
+        weights = np.vstack([np.full(3, _CELL_GAIN), weights])
+        bias = np.append(offset - 5 * (1 - anchor), bias)
+    scores = graph.logistic(graph.dense(colours, weights, bias, Quantisation(0.25, 0), "logits"))
+    y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
+    sides = np.full(height * width, anchor)
+    boxes = np.stack([x.ravel(), y.ravel(), sides, sides], axis=1) * stride
+    if not pixels:
+        boxes = boxes / np.array([image.shape[2], image.shape[1]] * 2)
+    if scores.quantisation is not None:
+        steps = np.rint(boxes / scores.quantisation.scale) + scores.quantisation.zero_point
+        boxes = np.minimum(steps, np.iinfo(scores.dtype).max)
+    shape = (height * width, 4)
+    content = graph.tensor("boxes", shape, scores.dtype, scores.quantisation, boxes)
+    return graph.concatenate([content, scores], 1)
+
+
+def constant(values: npt.NDArray[Any], size: Size = (64, 64)) -> bytes:
+    """Answer these float32 values, of any shape of three axes, for whatever image."""
+    graph = _Graph()
+    image = graph.image("float32", size)
+    mean = graph.reshape(graph.pool(image, 1), (1, 3))
+    nothing = graph.dense(mean, np.zeros((1, 3)), np.zeros(1), Quantisation(1.0, 0), "nothing")
+    content = graph.tensor("values", values.shape, content=values)
+    answer = graph.like("answer", content, values.shape)
+    inputs = [content, graph.reshape(nothing, (1, 1, 1))]
+    graph.operator("ADD", inputs, [answer], ("AddOptions", schema.AddOptionsT()))
+    return graph.finish([image], [answer])
+
+
+def with_export_metadata(
+    model_bytes: bytes,
+    names: Sequence[str],
+    style: Literal["metadata.json", "temp_meta.txt", "meta.txt"] = "metadata.json",
+    task: str = "detect",
+) -> bytes:
+    """Add what Ultralytics' exporters write behind a model: JSON, or a dictionary as Python's.
+
+    Args:
+        model_bytes: a .tflite file.
+        names: of the classes.
+        style: name of the file, as the newer and older exporters and yolov5's have it.
+        task: what the model is for.
+    """
+    facts: dict[str, Any] = {
+        "description": "Ultralytics YOLO model trained on a test", "stride": 32, "task": task,
+        "imgsz": [64, 64], "names": dict(enumerate(names)), "args": {"nms": False},
+    }  # fmt: skip
+    if style == "meta.txt":
+        facts = {"stride": 32, "names": list(names)}
+    text = json.dumps(facts) if style == "metadata.json" else str(facts)
+    return _append_file(model_bytes, style, text.encode())
+
+
 def nan_classifier(size: Size = (32, 32), *, only_black: bool = False) -> bytes:
     """Classify as `classifier` does, in float32, but answer NaN.
 
@@ -582,9 +811,10 @@ def with_metadata(
         code.customCode == b"TFLite_Detection_PostProcess" for code in model.operatorCodes
     )
     metadata = _Metadata(name, version)
-    metadata.inputs = [_TensorInfo("image", mean=_floats(mean), std=_floats(std))] * len(
-        graph.inputs
-    )
+    image = _TensorInfo("image", mean=_floats(mean), std=_floats(std))
+    metadata.inputs = [
+        image if len(graph.tensors[i].shape) == 4 else _TensorInfo("state") for i in graph.inputs
+    ]
     metadata.outputs = [_TensorInfo(f"output {i}") for i in range(len(graph.outputs))]
     if labels is not None:
         kind = _TENSOR_VALUE_LABELS if detects else _TENSOR_AXIS_LABELS
@@ -598,11 +828,15 @@ def with_metadata(
 
 
 def _append_labels(model: bytes, labels: Sequence[str]) -> bytes:
+    return _append_file(model, LABELS_FILE, "".join(f"{label}\n" for label in labels).encode())
+
+
+def _append_file(model: bytes, name: str, content: bytes) -> bytes:
     file = io.BytesIO(model)
     # Mode "a" leaves the model in front and counts the archive's offsets from its start.
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         # A fixed date: the same arguments give the same bytes.
-        archive.writestr(zipfile.ZipInfo(LABELS_FILE), "".join(f"{label}\n" for label in labels))
+        archive.writestr(zipfile.ZipInfo(name), content)
     return file.getvalue()
 
 

@@ -45,7 +45,7 @@ class ClassificationDecoder:
         self.outputs = (position,)
         self.labels = class_labels(labels, count, f"has {count} outputs")
         self._spec = spec
-        self._cut = cut
+        self._least = cut.least(0.0)
         self._softmax = _wants_softmax(head, spec)
         self._top = min(cut.top_k, count)
 
@@ -74,7 +74,7 @@ class ClassificationDecoder:
             tuple(
                 ScoredClass(self.labels[i], float(scores[i]))
                 for i in best(scores, self._top)
-                if scores[i] >= self._cut.min_score and scores[i] > 0.0
+                if scores[i] >= self._least and scores[i] > 0.0
             )
         )
 

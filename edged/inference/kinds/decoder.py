@@ -19,10 +19,21 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What of a result is reported: at most `top_k` lines of at least `min_score`."""
+    """What of a result is reported.
+
+    Attributes:
+        top_k: most lines; keypoints are all reported.
+        min_score: least score of a line, or least area; None where the owner chose none.
+        mask: whether a segmentation comes with its mask.
+    """
 
     top_k: int = 5
-    min_score: float = 0.0
+    min_score: float | None = None
+    mask: bool = False
+
+    def least(self, usual: float) -> float:
+        """Return the least score: the owner's choice, else what is usual for the kind."""
+        return usual if self.min_score is None else self.min_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +44,13 @@ class Habit:
         resize: how the image is fitted to the input.
         mean: for a float input: a pixel enters as (pixel - mean) / std.
         std: the same.
+        pad: value of the pixels beside a letterboxed image, 0..255.
     """
 
     resize: Resize
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pad: int = 0
 
 
 class Decoder(Protocol):
@@ -86,16 +99,19 @@ def class_labels(labels: Sequence[str] | None, count: int, things: str) -> tuple
     """
     if labels is None:
         return tuple(f"class {i}" for i in range(count))
-    if len(labels) > count and not labels[count]:
-        labels = labels[:count]
-    if len(labels) != count:
+    if not labels_fit(labels, count):
         hint = ""
         if len(labels) == count - 1:
             hint = "; often the first output is 'background' and its line is missing"
         raise ValidationError(
             "labels_mismatch", f"there are {len(labels)} labels, but the model {things}{hint}"
         )
-    return tuple(labels)
+    return tuple(labels[:count])
+
+
+def labels_fit(labels: Sequence[str], count: int) -> bool:
+    """Say whether there is a label for each of `count` classes, and at most notes behind them."""
+    return 0 < count == len(labels) or (0 < count < len(labels) and not labels[count])
 
 
 def label_of(labels: Sequence[str], number: int) -> str:
@@ -107,11 +123,9 @@ def best(scores: npt.NDArray[np.float32], count: int) -> list[int]:
     """Return the positions of the `count` highest scores, highest first, ties by position."""
     if count <= 0:
         return []
-    if count < scores.size:
-        # argpartition leaves ties at the edge in any order; take all that reach the edge.
-        edge = scores[np.argpartition(scores, -count)[-count:]].min()
-        candidates = np.flatnonzero(scores >= edge)
-    else:
-        candidates = np.arange(scores.size)
-    order = np.argsort(-scores[candidates], kind="stable")[:count]
-    return [int(i) for i in candidates[order]]
+    if count >= scores.size:
+        return np.argsort(-scores, kind="stable").tolist()  # type: ignore[no-any-return]
+    # A partition leaves ties at the edge in any order; take all that reach the edge.
+    reach = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+    order = np.argsort(-scores[reach], kind="stable")[:count]
+    return reach[order].tolist()  # type: ignore[no-any-return]

@@ -83,6 +83,7 @@ class SsdDecoder:
         self.outputs = head.order
         self.labels = class_labels(labels, head.classes, f"detects {head.classes} classes")
         self._cut = cut
+        self._least = cut.least(0.0)
 
     def decode(self, outputs: Sequence[Array], place: Geometry) -> Objects:
         """Return the best objects; see `Decoder.decode`."""
@@ -98,7 +99,7 @@ class SsdDecoder:
         found = []
         for i in best(scores, min(self._cut.top_k, n)):
             score = float(scores[i])
-            if score < self._cut.min_score or score <= 0.0:
+            if score < self._least or score <= 0.0:
                 break
             y0, x0, y1, x1 = (float(value) for value in corners[i])
             box = place.box_to_source((x0, y0, x1, y1))
