@@ -30,9 +30,10 @@ from sim.tcp import REFUSES_VERSION, Proxy, Silence
 
 from edged.config import MqttConfig
 from edged.mqtt import reasons
-from edged.mqtt.client import Session, SessionStatus, Timing, try_broker
+from edged.mqtt.attempt import try_broker
+from edged.mqtt.client import Session, SessionStatus, Timing
 from edged.mqtt.messages import Topics
-from edged.mqtt.outbox import Entry, MemoryOutbox
+from edged.mqtt.outbox import Entry, Outbox
 from edged.mqtt.traffic import Traffic
 
 pytestmark = [
@@ -59,7 +60,7 @@ def session(network: Network) -> Iterator[MakeSession]:
         new = Session(
             config,
             TOPICS,
-            outbox=MemoryOutbox(capacity),
+            outbox=Outbox(capacity, 2**30),
             timing=timing,
             chance=random.Random(7).random,
         )
@@ -806,6 +807,7 @@ class FakeLine:
 
     def __init__(self, window: int) -> None:
         self.window = window
+        self.calls_on_ack = True
         self.acks: deque[tuple[int, int]] = deque()
         self.sent: list[tuple[str, bytes]] = []
 
@@ -818,7 +820,7 @@ class FakeLine:
 
 
 def test_the_brokers_window_is_never_exceeded():
-    traffic = Traffic("available", MemoryOutbox(100), lambda: 0.0)
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
     line = FakeLine(window=3)
     traffic.set_retained("info", b"i")
     traffic.open(line)
@@ -843,7 +845,7 @@ def test_the_brokers_window_is_never_exceeded():
 
 
 def test_only_a_message_sent_alone_is_blamed_for_the_end_of_a_connection():
-    traffic = Traffic("available", MemoryOutbox(100), lambda: 0.0)
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
     for number in range(3):
         traffic.publish(Entry("n", b"%d" % number, 1, False, 0.0, "other"))
     sent = []
@@ -879,7 +881,7 @@ def test_only_a_message_sent_alone_is_blamed_for_the_end_of_a_connection():
 
 
 def test_a_silent_end_blames_nothing():
-    traffic = Traffic("available", MemoryOutbox(100), lambda: 0.0)
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
     traffic.publish(Entry("n", b"0", 1, False, 0.0, "other"))
     for hung_up in (True, *[False] * 20):
         line = FakeLine(window=200)
