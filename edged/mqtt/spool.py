@@ -148,7 +148,8 @@ class Spool:
         while not self._stopping.is_set():
             self._due.clear()
             self._tick()
-            self._due.wait(_TICK_S)
+            if not self._stopping.is_set():
+                self._due.wait(_TICK_S)
         self._tick(last=True)
         self._file.close()
 

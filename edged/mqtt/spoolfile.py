@@ -9,6 +9,7 @@ notices damage to its structure only. One thread at a time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
@@ -229,20 +230,22 @@ class SpoolFile:
 
     def _explained(self, error: sqlite3.Error | OSError) -> StoreError:
         if isinstance(error, OSError):
-            return self._unwritable(str(error.strerror))
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+            full, of_the_place = error.errno in (errno.ENOSPC, errno.EDQUOT), True
+        else:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            full, of_the_place = code == sqlite3.SQLITE_FULL, code in _OF_THE_PLACE
+        if full:
             return StoreError(
                 "outbox_disk_full",
                 f"No room for {self._path}: messages that wait are in memory only.",
                 advice="Make room on that disk.",
             )
-        return self._unwritable(str(error)) if code in _OF_THE_PLACE else self._damaged(str(error))
+        return self._unwritable(error) if of_the_place else self._damaged(str(error))
 
-    def _unwritable(self, words: str) -> StoreError:
+    def _unwritable(self, error: Exception) -> StoreError:
         return StoreError(
             "outbox_unwritable",
-            f"Cannot use {self._path} ({words}): messages that wait are in memory only.",
+            f"Cannot use {self._path} ({error}): messages that wait are in memory only.",
             advice="Check the disk and the permissions of the state directory.",
         )
 
