@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -374,44 +373,22 @@ def test_age_adds_up_over_many_short_lives(run, tmp_path) -> None:
 # A disk that is in trouble.
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "edged-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            return ballast
-
-
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_full_disk_is_told_and_all_is_written_once_there_is_room(
     run, small_disk, tmp_path, when
 ) -> None:
-    one = run(small_disk)
+    one = run(small_disk.folder)
     if when == "while":
         one.publish(*numbered(100, 400))
         assert one.tick()
-    ballast = fill(small_disk)
+    small_disk.fill()
     one.publish(*numbered(5000, 400)[100 if when == "while" else 0 : 1000])
     assert not one.tick()
     assert one.reason == "outbox_disk_full"
     one.publish(b"meanwhile")
     assert not one.tick()
     assert one.traffic.counts().queued == 1001
-    ballast.unlink()
+    small_disk.empty()
 
     wait_for("the recovery, by itself", lambda: not one.reason)
     expected = [*numbered(1000, 400), b"meanwhile"]
@@ -420,10 +397,10 @@ def test_a_full_disk_is_told_and_all_is_written_once_there_is_room(
 
 
 def test_with_a_full_disk_messages_come_and_go_as_ever(run, small_disk) -> None:
-    one = run(small_disk)
+    one = run(small_disk.folder)
     one.publish(*numbered(100, 400))
     assert one.tick()
-    fill(small_disk)
+    small_disk.fill()
     one.publish(*numbered(300, 400)[100:])
     assert not one.tick()
     line = one.connect()
@@ -438,14 +415,14 @@ def test_with_a_full_disk_messages_come_and_go_as_ever(run, small_disk) -> None:
 
 
 def test_a_full_disk_at_a_clean_stop_and_at_the_next_start(run, small_disk) -> None:
-    one = run(small_disk)
+    one = run(small_disk.folder)
     one.publish(*numbered(100, 400))
     assert one.tick()
-    fill(small_disk)
+    small_disk.fill()
     one.publish(b"in memory only")
     one.stop()
 
-    two = run(small_disk)
+    two = run(small_disk.folder)
     assert two.waiting() == numbered(100, 400)
 
 

@@ -106,7 +106,7 @@ class Spool:
         entries = [_entry(row, moment, mono_s) for row in rows]
         self._rows = {entry.number: entry for entry in entries}
         if error is not None:
-            _LOG.warning("%s", error.explain())
+            _LOG.warning("the outbox on disk (%s): %s", error.reason, error.explain())
             self._incident = Trouble.of(error)
             self._begin_anew(error)
         if entries:
@@ -212,7 +212,7 @@ class Spool:
             self._begin_anew(error)
         before, self._trouble = self._trouble, Trouble.of(error)
         if before is None or before.reason != error.reason:
-            _LOG.warning("%s", error.explain())
+            _LOG.warning("the outbox on disk (%s): %s", error.reason, error.explain())
         pause_s = min(_RETRY_FIRST_S * 2.0**self._failures, _RETRY_MOST_S)
         self._failures = min(self._failures + 1, 16)
         self._retry_mono_s = self._monotonic() + pause_s
