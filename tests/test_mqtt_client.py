@@ -997,6 +997,33 @@ def test_the_brokers_window_is_never_exceeded():
     assert traffic.counts().queued == 5
 
 
+def test_somebody_is_called_only_for_what_waits():
+    def entry() -> Entry:
+        return Entry("n", b"", 1, False, 0.0, "other")
+
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
+    assert not traffic.publish(entry()), "no line: nobody could send it"
+    line = FakeLine(window=2)
+    traffic.open(line)
+    while traffic.send_next():
+        pass
+    assert traffic.may_pause()
+    assert not line.calls_on_ack, "`online` and the message are on their way, nothing waits"
+    assert traffic.publish(entry()), "the window is full: send it when there is room"
+    assert traffic.may_pause()
+    assert line.calls_on_ack
+    line.acks.append((1, 0))
+    assert not traffic.may_pause(), "it came before the call was asked for"
+    traffic.collect(line)
+    assert traffic.send_next()
+    assert traffic.may_pause()
+    assert not line.calls_on_ack
+    line.acks.extend([(2, 0), (3, 0)])
+    assert not traffic.publish(entry())
+    assert not line.acks, "publishing has taken them in"
+    assert traffic.counts().in_flight == 1
+
+
 def test_only_a_message_sent_alone_is_blamed_for_the_end_of_a_connection():
     traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
     for number in range(3):

@@ -609,26 +609,48 @@ def test_bits_that_flip_never_bring_a_wrong_message(run, left, tmp_path, seed) -
     assert came_back == [payload for payload in expected if payload in set(came_back)]
 
 
-@pytest.mark.parametrize("which", ["outbox.sqlite3", "outbox.sqlite3-wal"])
+@pytest.mark.parametrize("tail", ["", "-wal"])
 @pytest.mark.parametrize("damage", ["garbage", "cut"])
-def test_damage_while_running_loses_nothing_that_is_in_memory(run, tmp_path, which, damage) -> None:
+def test_damage_that_goes_unnoticed_loses_nothing_that_is_in_memory(
+    run, tmp_path, tail, damage
+) -> None:
     one = run()
     one.publish(*numbered(3000, 400))
     assert one.tick()
-    with (one.folder / which).open("r+b") as file:
-        if damage == "cut":
-            file.truncate(5000)
-        else:
-            file.write(random.Random(2).randbytes(file.seek(0, os.SEEK_END) or 4096))
-            file.seek(0)
-            file.write(random.Random(2).randbytes(100_000))
-    for number in range(40):
-        one.publish(*(b"more %d " % number + b"y" * 400 for _ in range(100)))
-        one.tick()
+    spoil(one.path.with_name(one.path.name + tail), damage)
+    one.publish(*(b"more %d" % number for number in range(1000)))
+    one.tick()
     wait_for("peace with the file", one.tick)
 
-    expected = [*numbered(3000, 400)]
-    expected += [b"more %d " % (number // 100) + b"y" * 400 for number in range(4000)]
+    expected = [*numbered(3000, 400), *(b"more %d" % number for number in range(1000))]
     left = run(one.killed(tmp_path / "killed")).waiting()
     assert left == [payload for payload in expected if payload in set(left)], "no wrong ones"
     assert one.waiting() == expected
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut"])
+def test_damage_noticed_while_running_begins_a_new_file_from_memory(run, tmp_path, damage) -> None:
+    one = run()
+    one.publish(*numbered(9000, 400))  # more than SQLite keeps in memory
+    assert one.tick()
+    line = one.connect()
+    for tail in ("", "-wal"):
+        spoil(one.path.with_name(one.path.name + tail), damage)
+    line.acknowledge(100)  # `online` and 99 rows to delete, which SQLite has to read first
+    assert not one.tick()
+    assert one.reason == "outbox_damaged"
+    wait_for("a new file", one.tick)
+    assert one.reason == "outbox_damaged", "told until the next start"
+
+    assert run(one.killed(tmp_path / "killed")).waiting() == numbered(9000, 400)[99:]
+    assert "outbox.sqlite3.damaged" in one.files()
+
+
+def spoil(path: Path, damage: str) -> None:
+    with path.open("r+b") as file:
+        if damage == "cut":
+            file.truncate(5000)
+        else:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            file.write(random.Random(2).randbytes(size))
