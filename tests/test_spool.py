@@ -535,7 +535,7 @@ def test_damage_found_at_the_start_stays_told(run, left, damage, reason) -> None
 
     assert one.reason == reason
     assert one.spool.trouble is not None
-    assert "outbox.sqlite3" in one.spool.trouble.detail
+    assert "kept as outbox.sqlite3.damaged" in one.spool.trouble.detail
 
 
 def test_a_file_of_a_newer_edged_is_kept_for_it(run, left, tmp_path) -> None:
@@ -550,6 +550,13 @@ def test_a_file_of_a_newer_edged_is_kept_for_it(run, left, tmp_path) -> None:
 
     assert rows(left / "outbox.sqlite3.newer") == numbered(1000, 400)
     assert rows(path) == [b"new"]
+
+
+def test_a_file_that_lost_its_version_keeps_its_rows(run, left, tmp_path) -> None:
+    with closing(sqlite3.connect(left / "outbox.sqlite3")) as connection:
+        connection.execute("PRAGMA user_version=0")
+
+    assert go_on(run, left, tmp_path) == numbered(1000, 400)
 
 
 def test_what_cannot_be_set_aside_harms_nothing(run, left) -> None:

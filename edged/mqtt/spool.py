@@ -70,6 +70,7 @@ class Spool:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = SpoolFile(path)
+        self._name = path.name
         self._moment = moment
         self._monotonic = monotonic
         self._source: Source | None = None
@@ -107,8 +108,8 @@ class Spool:
         self._rows = {entry.number: entry for entry in entries}
         if error is not None:
             _LOG.warning("the outbox on disk (%s): %s", error.reason, error.explain())
-            self._incident = Trouble.of(error)
             self._begin_anew(error)
+            self._incident = self._kept(error)
         if entries:
             _LOG.info("%d messages of an earlier run wait for the broker", len(entries))
         return entries
@@ -206,10 +207,10 @@ class Spool:
             self._unwanted.clear()
 
     def _fail(self, error: StoreError) -> None:
-        if error.reason == "outbox_damaged":
-            self._incident = Trouble.of(error)
         if error.reason != "outbox_disk_full" and not self._aside:
             self._begin_anew(error)
+            if error.reason == "outbox_damaged":
+                self._incident = self._kept(error)
         before, self._trouble = self._trouble, Trouble.of(error)
         if before is None or before.reason != error.reason:
             _LOG.warning("the outbox on disk (%s): %s", error.reason, error.explain())
@@ -230,6 +231,10 @@ class Spool:
         self._wanted = {n: held[n] for n in sorted(held.keys() - self._unwanted)}
         self._rows = {}
         self._unwanted = set()
+
+    def _kept(self, error: StoreError) -> Trouble:
+        words = f"{error.explain()} The file is kept as {self._name}{self._aside}."
+        return Trouble(error.reason, words)
 
 
 def _row(entry: Entry, moment: Moment, mono_s: float) -> Row:

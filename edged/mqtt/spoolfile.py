@@ -98,8 +98,7 @@ class SpoolFile:
             with contextlib.closing(self._connect(_PRAGMAS)) as connection:
                 # Lets a file that was cut short be read up to where it ends.
                 connection.execute("PRAGMA writable_schema=ON")
-                version = self._version(connection)
-                for order in ("ASC", "DESC") if version else ():
+                for order in ("ASC", "DESC") if self._has_table(connection) else ():
                     # What stands behind a damaged page is reached from the other end.
                     trouble = self._scan(connection, order, rows) or trouble
                     if trouble is None:
@@ -210,15 +209,13 @@ class SpoolFile:
             return self._explained(error)
         return self._damaged(f"{damaged} rows") if damaged else None
 
-    def _version(self, connection: sqlite3.Connection) -> int:
-        """Return the version of the schema, 0 where there is none yet."""
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > _SCHEMA:
+    def _has_table(self, connection: sqlite3.Connection) -> bool:
+        if connection.execute("PRAGMA user_version").fetchone()[0] > _SCHEMA:
             raise StoreError(
                 "outbox_newer",
                 f"{self._path} was written by a newer edged; its messages wait for that one.",
             )
-        return version
+        return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -237,7 +234,7 @@ class SpoolFile:
         if full:
             return StoreError(
                 "outbox_disk_full",
-                f"No room for {self._path}: messages that wait are in memory only.",
+                f"No room for {self._path}: what waits is in memory only.",
                 advice="Make room on that disk.",
             )
         return self._unwritable(error) if of_the_place else self._damaged(str(error))
@@ -245,15 +242,15 @@ class SpoolFile:
     def _unwritable(self, error: Exception) -> StoreError:
         return StoreError(
             "outbox_unwritable",
-            f"Cannot use {self._path} ({error}): messages that wait are in memory only.",
+            f"Cannot use {self._path}: {error}.",
             advice="Check the disk and the permissions of the state directory.",
         )
 
     def _damaged(self, words: str) -> StoreError:
         return StoreError(
             "outbox_damaged",
-            f"{self._path} is damaged ({words}): messages of an earlier run may be lost.",
-            advice="It was set aside; check the disk.",
+            f"{self._path} is damaged ({words}); messages of an earlier run may be lost.",
+            advice="Check the disk.",
         )
 
 
