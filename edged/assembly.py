@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from edged.board import default_device_id
 from edged.camera.source import open_camera
@@ -22,6 +23,8 @@ from edged.mqtt.messages import (
     encode_prediction,
     encode_stats,
 )
+from edged.mqtt.outbox import Outbox
+from edged.mqtt.spool import Spool
 from edged.pipeline.bell import Bell
 from edged.pipeline.capture import Capture
 from edged.pipeline.counters import CameraCounters
@@ -38,6 +41,7 @@ from edged.report import StatsReporter, device_info, model_state
 
 log = logging.getLogger(__name__)
 
+OUTBOX_FILE = "outbox.sqlite3"
 # Loading may take this long before the watchdog is let bite.
 LOAD_LIMIT_S = 120.0
 
@@ -94,6 +98,14 @@ def load_models(models: Iterable[ModelConfig], config: Config) -> dict[str, Serv
             servable.close()
         raise
     return loaded
+
+
+def restore_outbox(config: Config) -> tuple[Outbox, Spool]:
+    """Return the outbox, with what the last run left in it, and what keeps it on disk."""
+    spool = Spool(Path(config.state_dir) / OUTBOX_FILE)
+    outbox = Outbox(config.mqtt.outbox_messages, config.mqtt.outbox_bytes)
+    outbox.restore(spool.restore())
+    return outbox, spool
 
 
 class Assembly:
@@ -199,7 +211,8 @@ class Assembly:
 
     def tell(self) -> None:
         """Publish the retained state; what has not changed is not sent again."""
-        info = device_info(self.config, self.slots, self._captures, self._last_stop)
+        spool = self.session.status().spool_trouble
+        info = device_info(self.config, self.slots, self._captures, self._last_stop, spool)
         self.session.set_retained(self._topics.info, encode_info(info))
         for name, slot in self.slots.items():
             self.session.set_retained(

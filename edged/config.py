@@ -80,6 +80,7 @@ class MqttConfig:
     topic_prefix: TopicPrefix = "edged"
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     outbox_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    outbox_bytes: Annotated[int, Field(ge=10_000, le=1_000_000_000)] = 16_777_216
     stats_s: Annotated[float, Field(ge=1, le=86400)] = 60.0
 
     def conflicts(self) -> Iterator[Conflict]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from edged.assembly import LOAD_LIMIT_S, Assembly, load_models, topics_of
+from edged.assembly import LOAD_LIMIT_S, Assembly, load_models, restore_outbox, topics_of
 from edged.breadcrumb import RunRecord
 from edged.config import Config, ModelConfig
 from edged.errors import ConfigError, EdgedError, StoreError
@@ -88,8 +88,10 @@ class Daemon:
     def _serve(self, last_stop: str) -> int:
         config = self._config
         servables = self._in_background(lambda: load_models(config.model, config))
-        session = Session(config.mqtt, topics_of(config))
+        outbox, spool = self._in_background(lambda: restore_outbox(config))
+        session = Session(config.mqtt, topics_of(config), outbox=outbox, spool=spool)
         session.start()
+        spool.start()
         assembly = Assembly(config, servables, session, last_stop, self._wake)
         assembly.start()
         self._notifier.ready()
@@ -97,6 +99,7 @@ class Daemon:
         self._notifier.stopping()
         assembly.stop(0.5)
         assembly.session.stop(0.5)
+        spool.stop(0.3)
         return 0 if self._crashed is None else 1
 
     def _supervise(self, assembly: Assembly, last_stop: str) -> Assembly:
@@ -142,8 +145,7 @@ class Daemon:
         session = assembly.session
         old = assembly.config
         if (config.mqtt, config.device_id) != (old.mqtt, old.device_id):
-            session.stop(0.5)
-            session = Session(config.mqtt, topics_of(config))
+            session = session.successor(config.mqtt, topics_of(config), 0.5)
             session.start()
         moved = Assembly(config, {**kept, **loaded}, session, last_stop, self._wake)
         moved.start()

@@ -30,7 +30,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edged.config import MqttConfig
-from edged.mqtt.client import try_broker
+from edged.mqtt.attempt import try_broker
 
 # So that two demos on one broker do not mix.
 _DEVICE = f"demo-{secrets.token_hex(2)}"

@@ -27,7 +27,7 @@ from edged.inference.edgetpu import (
 )
 from edged.inference.interpreter import edgetpu_library_error, installed_runtimes
 from edged.inference.servable import load_servable
-from edged.mqtt.client import try_broker
+from edged.mqtt.attempt import try_broker
 from edged.redact import redacted
 
 _SHORT_OF_SPACE_BYTES = 200 * 1024 * 1024

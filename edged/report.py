@@ -10,6 +10,7 @@ from dataclasses import asdict
 from edged import __version__
 from edged.board import board_name, temperatures_c
 from edged.config import Config
+from edged.errors import Trouble
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.interpreter import installed_runtimes
 from edged.mqtt.messages import (
@@ -19,6 +20,7 @@ from edged.mqtt.messages import (
     DeviceInfo,
     ModelInfo,
     ModelState,
+    OutboxInfo,
     Stats,
     Versions,
     VersionState,
@@ -55,6 +57,7 @@ def device_info(
     slots: Mapping[str, ModelSlot],
     captures: Iterable[Capture],
     last_stop: str,
+    spool: Trouble | None,
 ) -> DeviceInfo:
     """Describe the device: what it is, what it sees with, what it runs."""
     return DeviceInfo(
@@ -78,6 +81,7 @@ def device_info(
         models=tuple(model_info(slots[model.name], model.accelerator) for model in config.model),
         groups=config.groups,
         last_stop=last_stop,
+        outbox=OutboxInfo(spool.reason, spool.detail) if spool else OutboxInfo(),
     )
 
 
@@ -114,6 +118,8 @@ class StatsReporter:
             mqtt=BrokerStats(
                 reconnects=session.reconnects,
                 queued=session.queued,
+                queued_bytes=session.queued_bytes,
+                stored=session.stored,
                 in_flight=session.in_flight,
                 dropped=asdict(session.dropped),
             ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from sim import broker as sim_broker
+from sim.device import BELT, Device, P
+from sim.disk import SmallDisk
 
 
 @pytest.fixture
@@ -25,6 +27,37 @@ def broker(tmp_path: Path) -> Iterator[sim_broker.Broker]:
     running = sim_broker.Broker(folder).start()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def subscriber(broker: sim_broker.Broker) -> Iterator[sim_broker.Subscriber]:
+    """Records all that a device says."""
+    listening = sim_broker.Subscriber(broker.port, f"{P}/#").connect()
+    yield listening
+    listening.close()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Device]]:
+    """Makes devices that are gone after the test."""
+    made: list[Device] = []
+
+    def factory(port: int, body: str = BELT, **settings) -> Device:
+        device = Device(tmp_path / f"device{len(made)}", port, body, **settings)
+        made.append(device)
+        return device
+
+    yield factory
+    for device in made:
+        device.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of one megabyte."""
+    disk = SmallDisk(tmp_path / "disk")
+    yield disk
+    disk.close()
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ CASES: dict[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     ),
     (MQTT, "keepalive_s"): ([("4", "out_of_range"), ("3601", "out_of_range")], 5),
     (MQTT, "outbox_messages"): ([("0", "out_of_range"), ("1000001", "out_of_range")], 1),
+    (MQTT, "outbox_bytes"): ([("9999", "out_of_range"), ("1000000001", "out_of_range")], 10_000),
     (MQTT, "stats_s"): ([("0.9", "out_of_range"), ("86401", "out_of_range")], 1),
     (MODEL, "name"): ([(n, "bad_format") for n in NAMES], None),
     (MODEL, "factory"): ([("''", "bad_format")], "/m.tflite"),

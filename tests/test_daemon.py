@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -17,34 +16,10 @@ from sim import models
 from sim.broker import Broker, Subscriber, wait_for
 from sim.broker import free_port as unused_port
 from sim.delegate import MODE_VARIABLE, delegate_or_skip
-from sim.device import BELT, Device
+from sim.device import BELT, Device, P
 from sim.tcp import Proxy, Silence
 
 pytestmark = pytest.mark.broker
-
-P = "edged/dut"
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Device]]:
-    """Makes devices that are gone after the test."""
-    made: list[Device] = []
-
-    def factory(port: int, body: str = BELT, **settings) -> Device:
-        device = Device(tmp_path / f"device{len(made)}", port, body, **settings)
-        made.append(device)
-        return device
-
-    yield factory
-    for device in made:
-        device.close()
-
-
-@pytest.fixture
-def subscriber(broker: Broker) -> Iterator[Subscriber]:
-    listening = Subscriber(broker.port, f"{P}/#").connect()
-    yield listening
-    listening.close()
 
 
 def predictions(subscriber: Subscriber, camera: str = "front") -> list[dict]:

@@ -166,8 +166,9 @@ def test_info_begins_with_the_schema_and_keeps_its_order():
 
     assert list(message) == [
         *("schema", "versions", "board", "accelerators", "cameras", "models", "groups"),
-        "last_stop",
+        *("last_stop", "outbox"),
     ]
+    assert message["outbox"] == {"reason": "", "detail": ""}
     assert message["schema"] == 1
     assert message["versions"] == {"edged": "0.1.0", "python": "3.11.2", "runtime": "litert 2.3.0"}
     assert list(message["cameras"][0]) == ["name", "source", "state", "reason", "detail"]
@@ -227,7 +228,9 @@ def test_stats_are_rounded():
         latency_ms={},
     )
     dropped = {"full": 0, "stale": 2}
-    stats = Stats(1763683200.12345, 60.00001, (camera,), BrokerStats(1, 2, 3, dropped), {"cpu": 51})
+    stats = Stats(
+        1763683200.12345, 60.00001, (camera,), BrokerStats(1, 2, 720, 2, 3, dropped), {"cpu": 51}
+    )
 
     message = json.loads(encode_stats(stats))
 
@@ -236,4 +239,7 @@ def test_stats_are_rounded():
     assert message["uptime_s"] == 60.0
     assert message["cameras"][0]["captured_per_s"] == 29.988
     assert message["cameras"][0]["invoke_ms"] == {"p50": 7.612}
-    assert message["mqtt"] == {"reconnects": 1, "queued": 2, "in_flight": 3, "dropped": dropped}
+    assert message["mqtt"] == {
+        "reconnects": 1, "queued": 2, "queued_bytes": 720, "stored": 2, "in_flight": 3,
+        "dropped": dropped,
+    }  # fmt: skip

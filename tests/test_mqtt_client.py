@@ -26,13 +26,15 @@ from sim.broker import (
     free_port,
     wait_for,
 )
-from sim.tcp import REFUSES_VERSION, Proxy, Silence
+from sim.tcp import REFUSES_VERSION, DeafSubscriber, Proxy, Silence
 
 from edged.config import MqttConfig
 from edged.mqtt import reasons
-from edged.mqtt.client import Session, SessionStatus, Timing, try_broker
+from edged.mqtt.attempt import try_broker
+from edged.mqtt.client import Session, SessionStatus, Timing
 from edged.mqtt.messages import Topics
-from edged.mqtt.outbox import Entry, MemoryOutbox
+from edged.mqtt.outbox import Entry, Outbox
+from edged.mqtt.spool import Spool
 from edged.mqtt.traffic import Traffic
 
 pytestmark = [
@@ -53,13 +55,20 @@ def session(network: Network) -> Iterator[MakeSession]:
     made: list[Session] = []
 
     def make(
-        port: int, *, timing: Timing = QUICK, capacity: int = 10_000, **mqtt: object
+        port: int,
+        *,
+        timing: Timing = QUICK,
+        capacity: int = 10_000,
+        outbox: Outbox | None = None,
+        spool: Spool | None = None,
+        **mqtt: object,
     ) -> Session:
         config = MqttConfig(port=port, **mqtt)  # type: ignore[arg-type]
         new = Session(
             config,
             TOPICS,
-            outbox=MemoryOutbox(capacity),
+            outbox=outbox if outbox is not None else Outbox(capacity, 2**30),
+            spool=spool,
             timing=timing,
             chance=random.Random(7).random,
         )
@@ -104,9 +113,13 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
 @pytest.fixture
 def network() -> Iterator[Network]:
     """Make proxies and silences that are closed at the end."""
-    made: list[Proxy | Silence] = []
+    made: list[Proxy | Silence | DeafSubscriber] = []
 
-    def make(kind: type[Proxy] | type[Silence], *arguments: object, **options: object) -> object:
+    def make(
+        kind: type[Proxy] | type[Silence] | type[DeafSubscriber],
+        *arguments: object,
+        **options: object,
+    ) -> object:
         made.append(kind(*arguments, **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -416,6 +429,147 @@ def test_many_threads_publish_and_each_keeps_its_order(broker, witness, session)
 
     for name in range(4):
         assert first_seen(witness.of(f"n/{name}")) == list(range(500))
+
+
+def test_a_window_that_is_full_empties_at_once(broker, session):
+    """Nobody is woken for acknowledgements while nothing waits, and at once when something does.
+
+    With 200 messages a second, as the thread comes round by itself, this would take 100 s.
+    """
+    device = session(broker.port)
+    device.start()
+    reach(device)
+    for burst in range(20):
+        numbered("n", range(burst * 1000, burst * 1000 + 1000), device)
+        wait_for("the burst", lambda: settled(device))
+
+    assert device.status().dropped.full == 0
+
+
+def test_a_healthy_connection_wakes_nobody(broker, subscriber, session):
+    woken = 0
+
+    class Wake(threading.Event):
+        def set(self) -> None:
+            nonlocal woken
+            woken += 1
+            super().set()
+
+    device = session(broker.port)
+    device._wake = Wake()
+    device.start()
+    reach(device)
+    wait_for("online", lambda: settled(device))
+    before = woken
+    for number in range(100):
+        device.publish("n", b"%d" % number, qos=1)
+        subscriber.wait_for("n", b"%d" % number)
+
+    assert woken - before <= 2, "one acknowledgement of `online` may have been on its way"
+    wait_for("the last", lambda: settled(device))
+
+
+def test_a_subscriber_that_never_reads_does_not_matter(make_broker, session, network):
+    broker = make_broker(more="max_queued_messages 1000").start()  # mosquitto's default
+    network(DeafSubscriber, broker.port)
+    device = session(broker.port)
+    device.start()
+    reach(device)
+    for number in range(3000):
+        device.publish("n", b"%d " % number + b"x" * 1000, qos=1)
+    wait_for("acknowledgements", lambda: settled(device))
+
+    status = device.status()
+    assert (status.state, status.connects) == ("connected", 1)
+    assert (status.dropped.full, status.dropped.refused) == (0, 0)
+    assert "Outgoing messages are being dropped for client deaf" in broker.log, "it was that deaf"
+
+
+# What waits outlives the process and the configuration.
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Callable[[], tuple[Outbox, Spool]]]:
+    """Begin with what is in one folder, as a daemon does."""
+    made: list[Spool] = []
+
+    def make() -> tuple[Outbox, Spool]:
+        one = Spool(tmp_path / "outbox.sqlite3")
+        outbox = Outbox(10_000, 2**24)
+        outbox.restore(one.restore())
+        made.append(one)
+        return outbox, one
+
+    yield make
+    for one in made:
+        assert one.stop(PATIENCE_S)
+
+
+def test_a_result_is_safe_when_publishing_it_returns(broker, session, spool, tmp_path):
+    outbox, disk = spool()
+    device = session(broker.port, outbox=outbox, spool=disk)
+    disk.start()
+
+    def publish(number: int) -> bool:
+        key = f"deployment {number}"
+        return device.publish_durable("result", b"%d" % number, key=key, limit_s=PATIENCE_S)
+
+    assert publish(1)
+    assert publish(1)
+    assert (device.status().queued, device.status().stored) == (1, 1)
+    listening = Subscriber(broker.port, "result").connect()
+    device.start()
+    reach(device)
+    wait_for("the result", lambda: settled(device))
+    assert publish(2), "acknowledged or on disk"
+    listening.wait_for("result", b"1", b"2")
+    wait_for("a quiet disk", lambda: not list(tmp_path.glob("outbox*")))
+    listening.close()
+    with pytest.raises(ValueError, match="not a topic"):
+        device.publish_durable("#", b"", key="k", limit_s=1.0)
+
+
+def test_without_a_disk_a_result_is_not_called_safe(free_port, session):
+    device = session(free_port)
+
+    assert not device.publish_durable("result", b"1", key="k", limit_s=PATIENCE_S)
+    assert device.status().queued == 1
+
+
+@pytest.mark.parametrize("state", ["connected", "frozen", "away", "black hole"])
+def test_a_successor_takes_over_what_waits(make_broker, session, network, spool, state):
+    old = make_broker().start()
+    port = network(Silence, swallow=True).port if state == "black hole" else old.port
+    outbox, disk = spool()
+    device = session(port, outbox=outbox, spool=disk, timing=Timing(connect_s=2.0))
+    disk.start()
+    device.start()
+    if state == "black hole":
+        wait_for("an attempt", lambda: device.status().state == "connecting")
+    else:
+        reach(device)
+        wait_for("online", lambda: settled(device))
+    if state == "frozen":
+        old.freeze()
+    elif state == "away":
+        old.stop()
+        wait_for("the loss", lambda: device.status().state != "connected")
+    numbered("n", range(500), device)
+    new = make_broker().start()
+    listening = Subscriber(new.port, "n").connect()
+    new_one = device.successor(MqttConfig(port=new.port), TOPICS, 0.3)
+    try:
+        numbered("n", range(500, 510), new_one)
+        new_one.start()
+        wait_for("the last", lambda: b"509" in listening.of("n"))
+        wait_for("a quiet end", lambda: settled(new_one))
+    finally:
+        assert new_one.stop(PATIENCE_S)
+        listening.close()
+
+    first = int(listening.of("n")[0]) if state == "connected" else 0
+    assert first_seen(listening.of("n")) == list(range(first, 510))
+    assert device.status().queued == 0
 
 
 def test_a_client_with_the_same_id_takes_over(broker, session):
@@ -806,6 +960,7 @@ class FakeLine:
 
     def __init__(self, window: int) -> None:
         self.window = window
+        self.calls_on_ack = True
         self.acks: deque[tuple[int, int]] = deque()
         self.sent: list[tuple[str, bytes]] = []
 
@@ -818,7 +973,7 @@ class FakeLine:
 
 
 def test_the_brokers_window_is_never_exceeded():
-    traffic = Traffic("available", MemoryOutbox(100), lambda: 0.0)
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
     line = FakeLine(window=3)
     traffic.set_retained("info", b"i")
     traffic.open(line)
@@ -842,8 +997,35 @@ def test_the_brokers_window_is_never_exceeded():
     assert traffic.counts().queued == 5
 
 
+def test_somebody_is_called_only_for_what_waits():
+    def entry() -> Entry:
+        return Entry("n", b"", 1, False, 0.0, "other")
+
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
+    assert not traffic.publish(entry()), "no line: nobody could send it"
+    line = FakeLine(window=2)
+    traffic.open(line)
+    while traffic.send_next():
+        pass
+    assert traffic.may_pause()
+    assert not line.calls_on_ack, "`online` and the message are on their way, nothing waits"
+    assert traffic.publish(entry()), "the window is full: send it when there is room"
+    assert traffic.may_pause()
+    assert line.calls_on_ack
+    line.acks.append((1, 0))
+    assert not traffic.may_pause(), "it came before the call was asked for"
+    traffic.collect(line)
+    assert traffic.send_next()
+    assert traffic.may_pause()
+    assert not line.calls_on_ack
+    line.acks.extend([(2, 0), (3, 0)])
+    assert not traffic.publish(entry())
+    assert not line.acks, "publishing has taken them in"
+    assert traffic.counts().in_flight == 1
+
+
 def test_only_a_message_sent_alone_is_blamed_for_the_end_of_a_connection():
-    traffic = Traffic("available", MemoryOutbox(100), lambda: 0.0)
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
     for number in range(3):
         traffic.publish(Entry("n", b"%d" % number, 1, False, 0.0, "other"))
     sent = []
@@ -879,7 +1061,7 @@ def test_only_a_message_sent_alone_is_blamed_for_the_end_of_a_connection():
 
 
 def test_a_silent_end_blames_nothing():
-    traffic = Traffic("available", MemoryOutbox(100), lambda: 0.0)
+    traffic = Traffic("available", Outbox(100, 2**20), lambda: 0.0)
     traffic.publish(Entry("n", b"0", 1, False, 0.0, "other"))
     for hung_up in (True, *[False] * 20):
         line = FakeLine(window=200)

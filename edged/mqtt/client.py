@@ -18,11 +18,12 @@ from edged.errors import DeviceError
 from edged.mqtt import reasons
 from edged.mqtt.connection import Connection
 from edged.mqtt.messages import OFFLINE, Topics
-from edged.mqtt.outbox import Entry, Kind, MemoryOutbox
-from edged.mqtt.status import Condition, Refusal, SessionStatus, State, Timing, Version
+from edged.mqtt.outbox import Entry, Kind, Outbox
+from edged.mqtt.spool import Spool
+from edged.mqtt.status import Condition, SessionStatus, State, Timing, Version
 from edged.mqtt.traffic import Traffic
 
-__all__ = ["Handler", "Refusal", "Session", "SessionStatus", "Timing", "try_broker"]
+__all__ = ["Handler", "Session", "SessionStatus", "Timing"]
 
 Handler = Callable[[str, bytes, bool], None]
 
@@ -30,8 +31,6 @@ _LOG = logging.getLogger(__name__)
 
 # Reason codes from here on are failures, MQTT 5 section 2.4.
 _FAILURE = 0x80
-# Before CONNACK these may mean: not this version of the protocol.
-_MAYBE_VERSION = ("broker_refused_version", "broker_closed", "broker_timeout")
 
 
 class Session:
@@ -40,7 +39,8 @@ class Session:
     Args:
         config: `[mqtt]`.
         topics: of this device; its id is the client id.
-        outbox: where messages wait; None for one in memory, as large as configured.
+        outbox: where messages wait; None for an empty one, as large as configured.
+        spool: keeps the outbox on disk; started and stopped by whoever made it. None for none.
         timing: how long to wait.
         monotonic: seconds.
         chance: random number in 0..1, for jitter.
@@ -51,7 +51,8 @@ class Session:
         config: MqttConfig,
         topics: Topics,
         *,
-        outbox: MemoryOutbox | None = None,
+        outbox: Outbox | None = None,
+        spool: Spool | None = None,
         timing: Timing | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
@@ -61,11 +62,12 @@ class Session:
         self._timing = timing or Timing()
         self._monotonic = monotonic
         self._chance = chance
-        self._traffic = Traffic(
-            topics.available,
-            MemoryOutbox(config.outbox_messages) if outbox is None else outbox,
-            monotonic,
-        )
+        if outbox is None:
+            outbox = Outbox(config.outbox_messages, config.outbox_bytes)
+        self._traffic = Traffic(topics.available, outbox, monotonic)
+        self._spool = spool
+        if spool is not None:
+            spool.follow(self._traffic)
         self._handlers: dict[str, Handler] = {}
         self._handler_errors = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -120,6 +122,24 @@ class Session:
         self._thread.join(deadline_s)
         return not self._thread.is_alive()
 
+    def successor(self, config: MqttConfig, topics: Topics, deadline_s: float) -> Session:
+        """Stop, and return a session that takes over what waits, for another configuration.
+
+        Messages keep their topics. The new session is not started and has no handlers.
+        """
+        self.stop(deadline_s)
+        outbox = self._traffic.hand_over()
+        outbox.set_bounds(config.outbox_messages, config.outbox_bytes)
+        return Session(
+            config,
+            topics,
+            outbox=outbox,
+            spool=self._spool,
+            timing=self._timing,
+            monotonic=self._monotonic,
+            chance=self._chance,
+        )
+
     def status(self) -> SessionStatus:
         """Return a snapshot of the session."""
         now, counts, connects = self._condition, self._traffic.counts(), self._connects
@@ -132,9 +152,12 @@ class Session:
             reconnects=max(0, connects - 1),
             protocol=self._protocol,
             queued=counts.queued,
+            queued_bytes=counts.queued_bytes,
+            stored=0 if self._spool is None else self._spool.stored,
             in_flight=counts.in_flight,
             dropped=counts.dropped,
             handler_errors=self._handler_errors,
+            spool_trouble=None if self._spool is None else self._spool.trouble,
         )
 
     def publish(
@@ -150,7 +173,31 @@ class Session:
         _check_topic(topic)
         if qos not in (0, 1):
             raise ValueError(f"qos is 0 or 1, not {qos}")
-        self._traffic.publish(Entry(topic, payload, qos, retain, self._monotonic(), kind))
+        if self._traffic.publish(Entry(topic, payload, qos, retain, self._monotonic(), kind)):
+            self._wake.set()
+
+    def publish_durable(self, topic: str, payload: bytes, *, key: str, limit_s: float) -> bool:
+        """Publish a result (QoS 1) and wait until no crash and no power cut can lose it.
+
+        While a message with the same key is held, over restarts too, this one is not taken: it is
+        the same said again.
+
+        Args:
+            topic: where to.
+            payload: the bytes.
+            key: tells it from all other results.
+            limit_s: how long to wait for the disk.
+
+        Returns:
+            Whether it is on disk, or acknowledged. If not it is in memory only: say it again.
+
+        Raises:
+            ValueError: a wildcard in `topic`.
+        """
+        _check_topic(topic)
+        if self._traffic.publish(Entry(topic, payload, 1, False, self._monotonic(), "result", key)):
+            self._wake.set()
+        return self._spool is not None and self._spool.settle(limit_s)
 
     def set_retained(self, topic: str, payload: bytes) -> None:
         """Have `topic` hold `payload`: sent now if it changed, and again on every connection.
@@ -257,13 +304,16 @@ class Session:
             self._traffic.collect(line)
             while self._traffic.send_next() and not self._stopping.is_set():
                 self._traffic.collect(line)
-            self._wake.wait(1.0)
+            if self._traffic.may_pause():
+                self._wake.wait(1.0)
 
     def _say_goodbye(self, line: Connection) -> None:
         """Send what waits, `offline`, and disconnect; where the broker is mute, the will speaks."""
         now = self._monotonic()
         limit = min(now + self._timing.farewell_s, self._stop_by_mono_s)
         halfway = now + (limit - now) / 2
+        line.calls_on_ack = True
+        self._traffic.collect(line)
         while not self._traffic.drained and self._pass_time(line, until=halfway):
             while self._monotonic() < halfway and self._traffic.send_next():
                 self._traffic.collect(line)
@@ -299,7 +349,7 @@ class Session:
         """Choose the version for the next attempt; return whether that is the older one."""
         if self._version_known:
             return False
-        self._falling_back = self._version == "5" and error.reason in _MAYBE_VERSION
+        self._falling_back = self._version == "5" and error.reason in reasons.MAYBE_VERSION
         self._version = "3.1.1" if self._falling_back else "5"
         if self._falling_back:
             _LOG.info("%s Trying MQTT %s.", error, self._version)
@@ -316,51 +366,6 @@ class Session:
         same = (state == "connected") == (before.state == "connected")
         since_mono_s = before.since_mono_s if same else self._monotonic()
         self._condition = Condition(state, reason, detail, since_mono_s)
-
-
-def try_broker(config: MqttConfig, client_id: str, limit_s: float) -> Refusal | None:
-    """Connect once and hang up, leaving nothing behind; None where the broker accepts.
-
-    Args:
-        config: `[mqtt]`.
-        client_id: not the device's own: that would throw out a running daemon.
-        limit_s: for each of TCP, TLS and CONNACK, and for each version of the protocol tried.
-    """
-    versions: tuple[Version, ...] = (
-        ("5", "3.1.1") if config.version == "auto" else (config.version,)
-    )
-    error: DeviceError | None = None
-    for version in versions:
-        error = _try_version(config, client_id, limit_s, version)
-        if error is None or error.reason not in _MAYBE_VERSION:
-            break
-    return None if error is None else Refusal(error.reason, error.explain())
-
-
-def _try_version(
-    config: MqttConfig, client_id: str, limit_s: float, version: Version
-) -> DeviceError | None:
-    woken = threading.Event()
-    line = Connection(
-        config,
-        client_id=client_id,
-        version=version,
-        will=None,
-        on_message=lambda _topic, _payload, _retained: None,
-        wake=woken.set,
-        connect_limit_s=limit_s,
-    )
-    try:
-        line.open()
-        woken.wait(limit_s)
-        if line.ended is None and line.accepted:
-            line.disconnect()
-            return None
-        return line.ended or reasons.silent("CONNACK", limit_s)
-    except DeviceError as error:
-        return error
-    finally:
-        line.close()
 
 
 def _check_topic(topic: str) -> None:

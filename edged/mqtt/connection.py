@@ -50,13 +50,15 @@ class Connection:
         will: topic and payload that the broker publishes, retained, when it loses us; None for
             a mere try, of which the broker keeps nothing.
         on_message: called on paho's thread with topic, payload and retained; must not raise.
-        wake: called on paho's thread after something happened.
+        wake: called on paho's thread after something happened; for acknowledgements see below.
         connect_limit_s: for each of TCP and TLS.
 
     Attributes:
         accepted: the broker's CONNACK was a success.
         window: most unacknowledged messages, the broker's Receive Maximum respected.
         acks: (message id, reason code) of messages that are done; 0x80 and above is a failure.
+        calls_on_ack: whether `wake` is called for each of those. On a healthy connection nobody
+            waits for them, and waking a thread costs more than the message.
         subacks: reason codes by message id of the SUBSCRIBE.
     """
 
@@ -83,6 +85,7 @@ class Connection:
         self.accepted = False
         self.window = WINDOW
         self.acks: deque[tuple[int, int]] = deque()
+        self.calls_on_ack = True
         self.subacks: dict[int, list[int]] = {}
         client = Client(
             CallbackAPIVersion.VERSION2,
@@ -240,7 +243,8 @@ class Connection:
         self, _client: Client, _userdata: object, mid: int, code: ReasonCode, _properties: object
     ) -> None:
         self.acks.append((mid, code.value))
-        self._wake()
+        if self.calls_on_ack:  # read after the append: see Traffic.may_pause
+            self._wake()
 
     def _on_subscribe(
         self,

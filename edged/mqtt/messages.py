@@ -108,6 +108,14 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxInfo:
+    """The outbox on disk; `reason` is a slug and `detail` a sentence, both "" while all is well."""
+
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """Payload of the `info` topic; `last_stop` is why the daemon last stopped, "" if unknown."""
 
@@ -118,6 +126,7 @@ class DeviceInfo:
     models: tuple[ModelInfo, ...] = ()
     groups: tuple[str, ...] = ()
     last_stop: str = ""
+    outbox: OutboxInfo = OutboxInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +198,18 @@ class CameraStats:
 
 @dataclass(frozen=True, slots=True)
 class BrokerStats:
-    """The session with the broker: counts since the daemon started; `dropped` by cause."""
+    """The session with the broker: counts since the daemon started; `dropped` by cause.
+
+    Attributes:
+        queued: messages in the outbox, and `queued_bytes` what those take.
+        stored: messages that are on disk as well.
+        in_flight: messages sent and not acknowledged.
+    """
 
     reconnects: int
     queued: int
+    queued_bytes: int
+    stored: int
     in_flight: int
     dropped: dict[str, int]
 

@@ -10,6 +10,9 @@ import ssl
 
 from edged.errors import DeviceError
 
+# Before CONNACK these may mean: not this version of the protocol.
+MAYBE_VERSION = ("broker_refused_version", "broker_closed", "broker_timeout")
+
 # CONNACK, MQTT 5 section 3.2.2.2; paho translates the five codes of MQTT 3.1.1 to these.
 _REFUSALS: dict[int, tuple[str, str]] = {
     0x84: ("broker_refused_version", "Set version under [mqtt] to the one the broker speaks."),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edged.errors import Trouble
+
 Version = Literal["5", "3.1.1"]
 State = Literal["connected", "connecting", "waiting", "stopped"]
 
@@ -86,9 +88,12 @@ class SessionStatus:
         reconnects: those after the first.
         protocol: of the last accepted connection; "" before the first.
         queued: messages in the outbox.
+        queued_bytes: what those take, payload and topic.
+        stored: messages that are on disk as well, also those in flight.
         in_flight: messages sent and not acknowledged.
         dropped: messages lost.
         handler_errors: inbound messages whose handler raised.
+        spool_trouble: what is wrong with the outbox on disk.
     """
 
     state: State
@@ -99,6 +104,9 @@ class SessionStatus:
     reconnects: int
     protocol: Version | Literal[""]
     queued: int
+    queued_bytes: int
+    stored: int
     in_flight: int
     dropped: Dropped
     handler_errors: int
+    spool_trouble: Trouble | None

@@ -2,10 +2,12 @@
 
 Knows messages and acknowledgements, and nothing of connecting: a `Line` is put in, used up and
 taken out. What it left unacknowledged goes back to the front of the outbox, so QoS 1 messages
-arrive at least once and in order.
+arrive at least once and in order. While all goes well it needs no thread of its own: publishing
+takes in the acknowledgements of what was published before.
 
-Locking: `_lock` guards all of it and is held for one message at a time. The line's own locks are
-taken inside it, never the other way round. So no publisher ever waits for the network.
+Locking: `_lock` guards all of it, the outbox too, and is held for one window of messages at most.
+The line's own locks are taken inside it, never the other way round. So no publisher ever waits for
+the network or for the disk.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edged.mqtt.messages import OFFLINE, ONLINE
-from edged.mqtt.outbox import Entry, MemoryOutbox
+from edged.mqtt.outbox import Changes, Entry, Outbox
 from edged.mqtt.status import Dropped
 
 _LOG = logging.getLogger(__name__)
@@ -37,10 +39,12 @@ class Line(Protocol):
     Attributes:
         window: most unacknowledged messages.
         acks: (message id, reason code) of messages that are done; filled by another thread.
+        calls_on_ack: whether somebody is to be woken for each of them.
     """
 
     window: int
     acks: deque[tuple[int, int]]
+    calls_on_ack: bool
 
     def fits(self, topic: str, payload: bytes) -> bool:
         """Return whether the broker takes packets as large as this one."""
@@ -56,6 +60,7 @@ class TrafficCounts:
     """A snapshot: messages in the outbox, sent and not acknowledged, and lost."""
 
     queued: int
+    queued_bytes: int
     in_flight: int
     dropped: Dropped
 
@@ -69,9 +74,7 @@ class Traffic:
         monotonic: seconds.
     """
 
-    def __init__(
-        self, available: str, outbox: MemoryOutbox, monotonic: Callable[[], float]
-    ) -> None:
+    def __init__(self, available: str, outbox: Outbox, monotonic: Callable[[], float]) -> None:
         self._available = available
         self._outbox = outbox
         self._monotonic = monotonic
@@ -79,7 +82,7 @@ class Traffic:
         self._line: Line | None = None
         self._retained: dict[str, bytes] = {}
         self._unsaid: dict[str, None] = {}  # retained topics to send, in order
-        self._born = False  # `online` went out on this line
+        self._born = False  # `online` went out on this line, and `offline` did not
         self._careful = False  # the last line broke: one message at a time, to know which it was
         self._in_flight: dict[int, Entry | None] = {}  # None: state, said anew on the next line
         self._unsent: set[int] = set()
@@ -92,23 +95,35 @@ class Traffic:
     def counts(self) -> TrafficCounts:
         """Return a snapshot."""
         with self._lock:
+            self._take_acks(self._line)
             lost = self._outbox.dropped
             dropped = Dropped(lost.full, lost.stale, self._away, self._refused)
-            return TrafficCounts(len(self._outbox), len(self._in_flight), dropped)
+            return TrafficCounts(
+                len(self._outbox), self._outbox.size_bytes, len(self._in_flight), dropped
+            )
 
-    def publish(self, entry: Entry) -> None:
-        """Send, or keep until there is a line (QoS 1), or drop (QoS 0); never waits."""
+    def publish(self, entry: Entry) -> bool:
+        """Send, or keep until there is room on a line (QoS 1), or drop (QoS 0); never waits.
+
+        Returns:
+            Whether `send_next` is due: it is kept although there is a line.
+        """
         with self._lock:
+            self._take_acks(self._line)
             line = self._line if self._born else None
             if entry.qos == 0:
                 if line is None or len(self._unsent) >= _UNSENT_LIMIT:
                     self._away += 1
                 else:
                     self._send(line, entry)
-            elif line is not None and not self._unsaid and not self._outbox and self._room(line):
+                return False
+            if not self._outbox.admit(entry):
+                return False
+            if line is not None and not self._unsaid and not self._outbox and self._room(line):
                 self._send(line, entry)
-            else:
-                self._outbox.put(entry)
+                return False
+            self._outbox.put(entry)
+            return self._line is not None
 
     def set_retained(self, topic: str, payload: bytes) -> bool:
         """Remember what `topic` holds, to be said by `send_next`; return whether it changed."""
@@ -149,22 +164,32 @@ class Traffic:
 
     def collect(self, line: Line) -> None:
         """Take in the acknowledgements that have arrived on `line`."""
-        while line.acks:
-            number, code = line.acks.popleft()
-            with self._lock:
-                self._unsent.discard(number)
-                if number not in self._in_flight:
-                    continue
-                entry = self._in_flight.pop(number)
-                if entry is not None:
-                    self._careful = False
-                if code >= _FAILURE:
-                    self._refuse(code, "" if entry is None else entry.topic)
+        with self._lock:
+            self._take_acks(line)
+
+    def may_pause(self) -> bool:
+        """Have the line call for each acknowledgement as long as something waits for one.
+
+        Returns:
+            Whether to wait for a call now; otherwise acknowledgements came before it was asked to.
+        """
+        with self._lock:
+            line = self._line
+            if line is None:
+                return True
+            line.calls_on_ack = bool(self._unsaid or self._outbox or not self._born)
+            return not (line.calls_on_ack and line.acks)
+
+    def changes(self, before_mono_s: float) -> Changes:
+        """Return what is new for the disk, see `Outbox.changes`: without a line, all of it."""
+        with self._lock:
+            self._take_acks(self._line)
+            return self._outbox.changes(before_mono_s if self._line else float("inf"))
 
     def say_offline(self, line: Line) -> None:
         """Publish nothing more on `line` but `offline`."""
         with self._lock:
-            self._line = None
+            self._born = False
             self._say(line, self._available, OFFLINE)
 
     @property
@@ -197,9 +222,33 @@ class Traffic:
             if hung_up and entries:
                 if self._careful and self._blamed(entries[0]):
                     self._refuse(0, entries[0].topic)
-                    del entries[0]
+                    self._outbox.forget(entries.pop(0))
                 self._careful = True
             self._outbox.put_back(entries)
+
+    def hand_over(self) -> Outbox:
+        """Return the outbox, with all that is not acknowledged in it, for another traffic.
+
+        This one has an empty outbox from now on: a thread that still holds it does no harm.
+        """
+        self.shut()
+        self.put_back(hung_up=False)
+        with self._lock:
+            outbox, self._outbox = self._outbox, Outbox(1, 1)
+            return outbox
+
+    def _take_acks(self, line: Line | None) -> None:
+        while line is not None and line.acks:
+            number, code = line.acks.popleft()
+            self._unsent.discard(number)
+            if number not in self._in_flight:
+                continue
+            entry = self._in_flight.pop(number)
+            if entry is not None:
+                self._careful = False
+                self._outbox.forget(entry)
+            if code >= _FAILURE:
+                self._refuse(code, "" if entry is None else entry.topic)
 
     def _room(self, line: Line) -> bool:
         return len(self._in_flight) < (1 if self._careful else line.window)
@@ -207,6 +256,8 @@ class Traffic:
     def _send(self, line: Line, entry: Entry) -> None:
         if not line.fits(entry.topic, entry.payload):
             self._refuse(0x95, entry.topic)
+            if entry.qos == 1:
+                self._outbox.forget(entry)
             return
         number = line.send(entry.topic, entry.payload, qos=entry.qos, retain=entry.retain)
         if entry.qos == 0:
@@ -232,6 +283,6 @@ class Traffic:
         A broker of MQTT 3.1.1 can refuse a message (too large, topic not allowed) only by hanging
         up. Sent first on each new connection, it would end them all.
         """
-        self._suspicion = self._suspicion + 1 if first == self._suspect else 1
+        self._suspicion = self._suspicion + 1 if first is self._suspect else 1
         self._suspect = first
         return self._suspicion >= _BLAME_AFTER

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from sim.broker import wait_for
 
+P = "edged/dut"
+
 BELT = """
 [[model]]
 name = "belt"
@@ -35,6 +37,7 @@ class Device:
         body: models and cameras, TOML; None to start without a configuration file.
         arguments: for `edged run` instead of `--config`.
         top: keys for the top of the file; `mqtt`: keys for its table.
+        verbose: log every prediction, for `published`.
         environment: added to the process's.
     """
 
@@ -47,6 +50,7 @@ class Device:
         arguments: list[str] | None = None,
         top: str = "",
         mqtt: str = "stats_s = 1",
+        verbose: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(exist_ok=True)
@@ -55,13 +59,19 @@ class Device:
         self.notices: list[str] = []
         self._port, self._top, self._mqtt = port, top, mqtt
         self._arguments = arguments or ["--config", str(self.config)]
+        self._arguments += ["-v"] if verbose else []
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
         self.write(body)
 
-    def write(self, body: str) -> None:
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def write(self, body: str, *, port: int | None = None) -> None:
         """Write the configuration file."""
+        self._port = port or self._port
         self.config.write_text(
             f'device_id = "dut"\nstate_dir = "{self.folder}/state"\n'
             f'runtime_dir = "{self.folder}/run"\n{self._top}\n'
@@ -69,6 +79,7 @@ class Device:
         )
 
     def start(self) -> Device:
+        self.notices.clear()
         address = self.folder / "notify"
         address.unlink(missing_ok=True)
         manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -107,6 +118,12 @@ class Device:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    def published(self, camera: str = "front") -> list[bytes]:
+        """Payloads of all predictions so far, over all starts, as the log has them."""
+        mark = f" DEBUG   {P}/prediction/{camera} "
+        lines = self.log.split("\n")[:-1]  # the last one may not be complete
+        return [line.partition(mark)[2].encode() for line in lines if mark in line]
+
     @property
     def process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "not started"
@@ -138,6 +155,13 @@ class Device:
         self.signal(signal.SIGTERM)
         code = self.wait_end()
         return code, time.monotonic() - began_s
+
+    def disk_writes(self) -> int:
+        """Bytes that the process had written to a disk so far, or had the kernel write later."""
+        for line in Path(f"/proc/{self.process.pid}/io").read_text().splitlines():
+            if line.startswith("write_bytes:"):
+                return int(line.split()[1])
+        raise AssertionError("no write_bytes in /proc")
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

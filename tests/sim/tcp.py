@@ -133,6 +133,28 @@ class Proxy:
             self._left.pop(end, None)
 
 
+class DeafSubscriber:
+    """Subscribes to everything at QoS 1, and then reads nothing any more.
+
+    Args:
+        port: of a broker on loopback.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.connect(("127.0.0.1", port))
+        self._say(b"\x10\x10\x00\x04MQTT\x04\x02\x00\x00\x00\x04deaf", b"\x20\x02\x00\x00")
+        self._say(b"\x82\x06\x00\x01\x00\x01#\x01", b"\x90\x03\x00\x01\x01")
+
+    def _say(self, packet: bytes, answer: bytes) -> None:
+        self._socket.sendall(packet)
+        assert self._socket.recv(len(answer), socket.MSG_WAITALL) == answer
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class Silence:
     """A port that takes connections and never says a word; `swallow`: not even to the first SYN."""
 
