@@ -126,6 +126,12 @@ def seen(result: Result) -> tuple[tuple[str, float], ...]:
             return tuple((area.label, area.area) for area in result.areas)
 
 
+def essence(result: Result) -> tuple[str, ...]:
+    """Return what changes when the scene does: the best class, or all labels that are seen."""
+    labels = [label for label, _ in seen(result)]
+    return tuple(labels[:1] if isinstance(result, Classes) else sorted(labels))
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One inference on one frame.

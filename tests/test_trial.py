@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from edged.inference.preprocess import InputSpec, Preprocessor
+from edged.inference.tensors import TensorSpec
 from edged.models.trial import (
     LEAK_BYTES,
     SCENES_NEEDED,
@@ -199,25 +201,41 @@ def test_the_figures_behind_the_verdict() -> None:
     }
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "float32"])
-def test_fingerprints_tell_scenes_apart_and_not_noise(dtype) -> None:
-    def tensor(image: np.ndarray) -> np.ndarray:
-        if dtype == "float32":
-            return ((image - 127.5) / 127.5).astype(np.float32)[None]
-        return (image - (128 if dtype == "int8" else 0)).astype(dtype)[None]
+@pytest.mark.parametrize(
+    "spec",
+    [
+        InputSpec(TensorSpec("i", 0, (1, 96, 100, 3), "uint8", 1 / 128, 128)),
+        InputSpec(TensorSpec("i", 0, (1, 96, 100, 3), "int8", 1 / 128, 0)),
+        InputSpec(
+            TensorSpec("i", 0, (1, 96, 100, 3), "int8", 0.02, -10), mean=(120.0,), std=(58.0,)
+        ),
+        InputSpec(TensorSpec("i", 0, (1, 96, 100, 3), "float32"), mean=(127.5,), std=(127.5,)),
+        InputSpec(TensorSpec("i", 0, (1, 3, 96, 100), "float32"), mean=(0.0,), std=(255.0,)),
+        InputSpec(TensorSpec("i", 0, (1, 96, 100, 1), "float32")),
+    ],
+    ids=["uint8", "int8", "normalised", "float", "channels first", "grey"],
+)
+def test_fingerprints_tell_scenes_apart_and_not_noise(spec: InputSpec) -> None:
+    """The same levels, whatever the model's input is like."""
+    preprocessor = Preprocessor(spec)
+
+    def seen(image: np.ndarray) -> np.ndarray:
+        tensor = next(preprocessor.slots())
+        preprocessor.write(np.clip(image, 0, 255).astype(np.uint8), "rgb", tensor)
+        return fingerprint(tensor, spec)
 
     yard = np.full((96, 100, 3), 90.0)
-    noisy = yard + RNG.normal(0, 8.0, yard.shape)
     visitor = yard.copy()
-    visitor[20:90, 30:60] = 200.0
-
-    prints = [fingerprint(tensor(np.clip(image, 0, 255))) for image in (yard, noisy, visitor)]
+    visitor[24:96, 36:60] = 190.0
+    prints = [seen(yard), seen(yard + RNG.normal(0, 8.0, yard.shape)), seen(visitor)]
     trial = watch()
     for number, each in enumerate(prints):
         trial.compared(Pair(each, (str(number),), (str(number),), 0, 0))
 
     assert all(each.shape == (64,) for each in prints)
-    assert trial.health()["compared"]["scenes"] == 2
+    assert trial.health()["compared"] == {"pairs": 3, "scenes": 2, "verdict": "insufficient"}
+    step = np.abs(prints[2] - prints[0]).max()
+    assert step == pytest.approx(100.0, abs=2.0), "levels of the image"
 
 
 def test_a_long_trial_keeps_few_and_even_samples_of_memory() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -60,6 +60,16 @@ class InputSpec:
     def channels_first(self) -> bool:
         """Whether the tensor has its channels before its rows."""
         return self.tensor.shape[3] not in CHANNELS
+
+    def same_pixels(self, other: InputSpec) -> bool:
+        """Say whether a tensor written for this input is right for another model's as well."""
+        mine, its = self.tensor, other.tensor
+        return (mine.shape, mine.dtype, mine.scale, mine.zero_point) == (
+            its.shape,
+            its.dtype,
+            its.scale,
+            its.zero_point,
+        ) and replace(self, tensor=its) == other
 
     @property
     def height(self) -> int:

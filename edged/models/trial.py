@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from edged.inference.preprocess import InputSpec
 
 Fingerprint = npt.NDArray[np.float32]
 
@@ -93,23 +95,26 @@ class Pair:
     after_digest: int
 
 
-def fingerprint(tensor: npt.NDArray[np.generic]) -> Fingerprint:
+def fingerprint(tensor: npt.NDArray[Any], spec: InputSpec) -> Fingerprint:
     """Return what a scene looks like, coarsely: means of an 8 x 8 grid.
 
     Args:
-        tensor: the model's input, (1, height, width, channels), at least 8 x 8; values of any
-            type, taken to span its own range.
+        tensor: the model's input, at least 8 x 8 pixels.
+        spec: how the image was written into it.
 
     Returns:
-        float32, shape (64,), in levels of 0..255 of a uint8 image.
+        float32, shape (64,), in levels of 0..255 of the image, but for a constant.
     """
-    height, width = tensor.shape[1:3]
-    rows, columns = height // 8, width // 8
-    part = tensor[0, : rows * 8, : columns * 8].astype(np.float32)
-    if np.issubdtype(tensor.dtype, np.floating):
-        part *= 127.5  # most float inputs are -1..1; a span of 0..1 makes the measure stricter
-    grid: Fingerprint = part.reshape(8, rows, 8, columns, -1).mean(axis=(1, 3, 4))
-    return grid.reshape(64)
+    image = tensor[0].transpose(1, 2, 0) if spec.channels_first else tensor[0]
+    rows, columns = spec.height // 8, spec.width // 8
+    cells = image[: rows * 8, : columns * 8].reshape(8, rows, 8, columns, -1)
+    grid: Fingerprint = cells.mean(axis=(1, 3, 4), dtype=np.float32).reshape(64)
+    # Back from (pixel - mean) / std, and from the quantisation where it is not the pixel itself.
+    level = float(np.mean(spec.std)) if spec.std else 1.0
+    if not spec.tensor.is_float:
+        level = level * spec.tensor.scale if spec.std and spec.tensor.scale else 1.0
+    grid *= np.float32(level)
+    return grid
 
 
 @dataclass

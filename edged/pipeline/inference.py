@@ -83,7 +83,9 @@ class InferenceWorker:
         return None, None
 
     def _infer(self, lane: Lane, slot: Slot, servable: Servable | None) -> None:
-        if servable is None or slot.spec is not servable.input:
+        if servable is None or not (
+            slot.spec is servable.input or slot.spec.same_pixels(servable.input)
+        ):
             lane.counters.no_model += 1  # a swap came between capture and this
             return
         if slot.stamp is None or slot.place is None:
@@ -92,10 +94,14 @@ class InferenceWorker:
         try:
             state = lane.memory.recall(servable, slot.stamp.opened_mono_s)
             outputs = servable.infer(slot.tensor, state)
+            trial = lane.model.trial
+            beside = None if trial is None else trial.beside(slot.tensor, slot.spec)
         except EdgedError as error:
             lane.memory.forget()
             lane.counters.errors[error.reason] += 1
             lane.model.did_not_run(error)
+            if lane.model.trial is not None:
+                lane.model.trial.failed(error)
             return
         finally:
             self._due_s = None
@@ -105,4 +111,4 @@ class InferenceWorker:
             lane.memory.check(outputs)
         except ValidationError as error:
             lane.counters.errors[error.reason] += 1
-        self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs))
+        self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs, beside))

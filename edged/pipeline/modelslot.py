@@ -5,6 +5,7 @@ from __future__ import annotations
 from edged.errors import EdgedError, Trouble
 from edged.inference.servable import Servable
 from edged.pipeline.bell import Bell
+from edged.pipeline.trial import LiveTrial
 
 # A single failed invoke may be a hiccup; as many as this in a row are a broken accelerator.
 _FAILURES_IN_A_ROW = 3
@@ -14,7 +15,7 @@ class ModelSlot:
     """One configured model.
 
     `current` is read by the inference thread once per frame, so a swap is one assignment between
-    two frames.
+    two frames. `trial` is set while `current` is a candidate on trial.
 
     Args:
         name: the configured name.
@@ -27,7 +28,9 @@ class ModelSlot:
         self.invoke_limit_s = invoke_limit_s
         self.current: Servable | None = None
         self._bell = bell
+        self.trial: LiveTrial | None = None
         self._in_use: Servable | None = None
+        self._turns = 0
         self._failures = 0
         self._not_run: Trouble | None = None
         self._not_read: Trouble | None = None
@@ -46,6 +49,7 @@ class ModelSlot:
         """Say that the servable of `begin` is no longer touched. Inference thread only."""
         with self._bell.lock:
             self._in_use = None
+            self._turns += 1
             self._bell.idle.notify_all()
 
     def swap(self, servable: Servable | None, timeout_s: float) -> Servable | None:
@@ -63,6 +67,19 @@ class ModelSlot:
                 lambda: old is None or self._in_use is not old, timeout_s
             )
         return old if idle else None
+
+    def set_trial(self, trial: LiveTrial | None, timeout_s: float) -> bool:
+        """Begin or end a trial and wait until no thread is inside the one before.
+
+        Returns:
+            Whether that came within `timeout_s`: only then may what it held be freed.
+        """
+        with self._bell.lock:
+            self.trial = trial
+            turn = self._turns
+            return self._bell.idle.wait_for(
+                lambda: self._in_use is None or self._turns != turn, timeout_s
+            )
 
     def ran(self) -> None:
         """Record an invoke that went well. Inference thread only."""

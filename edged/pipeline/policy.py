@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edged.config import PublishConfig
-from edged.prediction import Classes, Result, seen
+from edged.prediction import Result, essence
 
 
 class PublishPolicy:
@@ -34,12 +34,7 @@ class PublishPolicy:
             self._due_s = (captured_mono_s if late else self._due_s) + self._gap_s
             return True
         if self._mode == "change":
-            essence = _essence(result)
-            changed, self._last = essence != self._last, essence
+            now = essence(result)
+            changed, self._last = now != self._last, now
             return changed
         return True
-
-
-def _essence(result: Result) -> tuple[str, ...]:
-    labels = [label for label, _ in seen(result)]
-    return tuple(labels[:1] if isinstance(result, Classes) else sorted(labels))

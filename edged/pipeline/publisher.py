@@ -58,13 +58,20 @@ class PublisherWorker:
 
     def _publish(self, inference: Inference) -> None:
         counters, stamp = inference.lane.counters, inference.stamp
+        trial = inference.lane.model.trial
+        if trial is not None and trial.candidate is not inference.servable:
+            trial = None  # the last frames of the model before
         try:
             result = inference.servable.decode(inference.outputs, inference.place)
         except EdgedError as error:
             counters.errors[error.reason] += 1
             inference.lane.model.was_not_read(error)
+            if trial is not None:
+                trial.failed(error)
             return
         inference.lane.model.was_read()
+        if trial is not None:
+            trial.served(inference.outputs, result, inference.place, inference.beside)
         counters.invoke.add(inference.outputs.invoke_s)
         if not self._policies[stamp.camera].wants(result, stamp.captured_mono_s):
             counters.withheld += 1

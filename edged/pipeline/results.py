@@ -9,6 +9,7 @@ from edged.frame import FrameStamp
 from edged.inference.preprocess import Geometry
 from edged.inference.servable import Outputs, Servable
 from edged.pipeline.lane import Lane
+from edged.pipeline.trial import Beside
 
 # A publisher that was kept from running for a while may catch up from here.
 MOST = 256
@@ -18,13 +19,23 @@ MOST_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """One inference, on its way to the publisher."""
+    """One inference, on its way to the publisher.
+
+    Attributes:
+        beside: what the previous model says about the same frame, where a trial compares them.
+    """
 
     lane: Lane
     servable: Servable
     stamp: FrameStamp
     place: Geometry
     outputs: Outputs
+    beside: Beside | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the raw outputs."""
+        return self.outputs.size_bytes + (self.beside.outputs.size_bytes if self.beside else 0)
 
 
 class Results:
@@ -45,14 +56,14 @@ class Results:
 
     def put(self, inference: Inference) -> None:
         """Hand on; what it has no room for is dropped, oldest first, and counted as overrun."""
-        size_bytes = inference.outputs.size_bytes
+        size_bytes = inference.size_bytes
         while self._full(size_bytes):
             try:
                 oldest = self._waiting.get_nowait()
             except queue.Empty:
                 break  # the publisher was quicker
             oldest.lane.counters.overrun += 1
-            self._put_bytes -= oldest.outputs.size_bytes
+            self._put_bytes -= oldest.size_bytes
         self._put_bytes += size_bytes
         self._waiting.put(inference)
 
@@ -62,7 +73,7 @@ class Results:
             inference = self._waiting.get(timeout=timeout_s)
         except queue.Empty:
             return None
-        self._got_bytes += inference.outputs.size_bytes
+        self._got_bytes += inference.size_bytes
         return inference
 
     def _full(self, more_bytes: int) -> bool:
