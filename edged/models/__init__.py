@@ -1,0 +1,1 @@
+"""Models that change while serving: packages, deployments, trials."""
