@@ -72,3 +72,7 @@ class AcceleratorError(DeviceError):
 
 class StoreError(DeviceError):
     """A file or directory of the daemon's own cannot be read or written."""
+
+
+class MessageError(EdgedError):
+    """An inbound message cannot be taken; it is answered on the `error` topic."""

@@ -1,0 +1,269 @@
+"""What outsiders send: taken when it is right, else refused by name, and never a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+
+import pytest
+
+from edged.errors import MessageError
+from edged.models.desired import (
+    Address,
+    Cancel,
+    Desired,
+    RollBack,
+    Source,
+    address_of,
+    addresses,
+    in_rollout,
+    parse_command,
+    parse_desired,
+)
+
+GOOD = {"deployment_id": "d1", "version": "1.4.0", "order": 5, "rollout": {"percent": 10}}
+
+
+def but(**changes: object) -> bytes:
+    return json.dumps(GOOD | changes).encode()
+
+
+def without(*keys: str) -> bytes:
+    return json.dumps({key: value for key, value in GOOD.items() if key not in keys}).encode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (but(), Desired("d1", "1.4.0", 5, 10)),
+        (without("order", "rollout"), Desired("d1", "1.4.0", None, 100)),
+        (but(version=None), Desired("d1", None, 5, 10)),
+        (but(schema=1), Desired("d1", "1.4.0", 5, 10)),
+        (but(note="\U0001f426", nested={"deployment_id": 1}), Desired("d1", "1.4.0", 5, 10)),
+        (but(rollout={"percent": 0, "phase": "a"}), Desired("d1", "1.4.0", 5, 0)),
+        (but(order=2**62), Desired("d1", "1.4.0", 2**62, 10)),
+        (but(version="1.4.0-rc.1+build.7"), Desired("d1", "1.4.0-rc.1+build.7", 5, 10)),
+        (b" \r\n\t" + but() + b"\n", Desired("d1", "1.4.0", 5, 10)),
+        (but(deployment_id="A" * 64), Desired("A" * 64, "1.4.0", 5, 10)),
+        (but(deployment_id="automatic"), Desired("automatic", "1.4.0", 5, 10)),
+    ],
+)
+def test_what_is_right_is_taken(payload, expected):
+    assert parse_desired(payload) == expected
+
+
+MALFORMED: list[bytes] = [
+    b"",
+    b" ",
+    b"null",
+    b"true",
+    b"1",
+    b'"d1"',
+    b"[]",
+    b"{}",
+    b"{",
+    b"}",
+    b"\x00",
+    b"\xff\xfe",
+    b"\x89PNG\r\n\x1a\n",
+    b"online",
+    but()[:-1],
+    but()[1:],
+    but() + b"x",
+    but() + but(),
+    b"\xef\xbb\xbf" + but(),
+    json.dumps(GOOD).encode("utf-16"),
+    json.dumps(GOOD).encode("utf-32"),
+    but(note="x").replace(b'"x"', b'"\xff"'),
+    but(note="x").replace(b'"x"', b'"\\ud800"'),
+    but(note="x").replace(b'"x"', b'["\\udc00"]'),
+    but(note="x").replace(b'"x"', b"NaN"),
+    but(note="x").replace(b'"x"', b"-Infinity"),
+    but(note="x").replace(b'"x"', b"1e999"),
+    but(note="x").replace(b'"x"', b"9" * 40),
+    but(note="x").replace(b'"x"', b"9" * 60_000),
+    but(note="x").replace(b'"x"', b"[" * 30_000 + b"]" * 30_000),
+    but(note="x").replace(b'"x"', b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
+    but(note="x").replace(b'"x"', b"'x'"),
+    but(note="x").replace(b'"x"', b"0x10"),
+    but(note="x").replace(b'"x"', b'"\n"'),
+    but(note="x").replace(b'"note"', b'"version"'),
+    but(note="x").replace(b'"note"', b'"deployment\\u005fid"'),
+    but(note={"a": 1, "b": 2}).replace(b'"b"', b'"a"'),
+    without("deployment_id"),
+    but(deployment_id=None),
+    but(deployment_id=7),
+    but(deployment_id=""),
+    but(deployment_id=" d1"),
+    but(deployment_id="d1\n"),
+    but(deployment_id="-d1"),
+    but(deployment_id="../../etc"),
+    but(deployment_id="a:b"),
+    but(deployment_id="d\u0661"),
+    but(deployment_id="d" * 65),
+    but(deployment_id=["d1"]),
+    without("version"),
+    but(version=""),
+    but(version=1.4),
+    but(version=True),
+    but(version=["1.4.0"]),
+    but(version="1.4"),
+    but(version="v1.4.0"),
+    but(version="1.4.0\n"),
+    but(version="01.4.0"),
+    but(version="1.4.0-"),
+    but(version="\u0661.4.0"),
+    but(version="1.4.0/../2"),
+    but(version="1.4.0-" + "x" * 64),
+    but(version="9" * 5000 + ".0.0"),
+    but(version="latest"),
+    but(order=None),
+    but(order="5"),
+    but(order=5.0),
+    but(order=True),
+    but(order=-1),
+    but(order=0),
+    but(order=2**63),
+    but(order=[5]),
+    but(rollout=None),
+    but(rollout=10),
+    but(rollout={}),
+    but(rollout=[10]),
+    but(rollout={"percentage": 10}),
+    but(rollout={"percent": None}),
+    but(rollout={"percent": "10"}),
+    but(rollout={"percent": 10.0}),
+    but(rollout={"percent": True}),
+    but(rollout={"percent": -1}),
+    but(rollout={"percent": 101}),
+    but(schema=0),
+    but(schema=2),
+    but(schema="1"),
+    but(schema=None),
+    but(schema=True),
+    but(schema=1.0),
+]
+
+
+@pytest.mark.parametrize("number", range(len(MALFORMED)))
+def test_what_is_wrong_is_refused_by_name(number):
+    with pytest.raises(MessageError) as caught:
+        parse_desired(MALFORMED[number])
+    assert caught.value.reason == "message_malformed"
+    assert len(str(caught.value)) < 400
+    str(caught.value).encode("utf-8")
+
+
+def test_the_ways_to_be_wrong_are_many_and_different():
+    assert len(set(MALFORMED)) == len(MALFORMED) >= 60
+
+
+@pytest.mark.parametrize("parse", [parse_desired, parse_command])
+@pytest.mark.parametrize("size", [64 * 1024 + 1, 5_000_000])
+def test_what_is_too_large_is_refused_before_it_is_read(parse, size, monkeypatch):
+    def never(*args: object, **kwargs: object) -> None:
+        pytest.fail("it was parsed")
+
+    monkeypatch.setattr(json, "loads", never)
+    with pytest.raises(MessageError) as caught:
+        parse(but().ljust(size))
+    assert caught.value.reason == "message_too_large"
+
+
+def test_64_kib_are_read():
+    assert parse_desired(but().ljust(64 * 1024)).deployment_id == "d1"
+
+
+@pytest.mark.parametrize("reserved", ["auto-1", "local-1", "factory-f0f0f0f0"])
+def test_ids_of_the_device_itself_are_not_given_from_outside(reserved):
+    with pytest.raises(MessageError) as caught:
+        parse_desired(but(deployment_id=reserved))
+    assert caught.value.reason == "id_reserved"
+    with pytest.raises(MessageError) as caught:
+        parse_command(b'{"id":"%s","action":"rollback","from_version":"1.0.0"}' % reserved.encode())
+    assert caught.value.reason == "id_reserved"
+
+
+def command(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (command(id="c1", action="cancel", deployment_id="d1"), Cancel("c1", "d1")),
+        (
+            command(id="c1", action="cancel", deployment_id="factory-f0f0f0f0"),
+            Cancel("c1", "factory-f0f0f0f0"),
+        ),
+        (command(id="c1", action="rollback", from_version="1.4.0"), RollBack("c1", "1.4.0")),
+    ],
+)
+def test_commands(payload, expected):
+    assert parse_command(payload) == expected
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        command(),
+        command(id="c1"),
+        command(id="c1", action="reboot"),
+        command(id="c1", action=["cancel"]),
+        command(id="c1", action=None, deployment_id="d1"),
+        command(id="c1", action="cancel"),
+        command(id="c1", action="cancel", deployment_id=1),
+        command(id="", action="cancel", deployment_id="d1"),
+        command(action="cancel", deployment_id="d1"),
+        command(id="c1", action="rollback"),
+        command(id="c1", action="rollback", from_version="1"),
+        command(id="c1", action="rollback", from_version=None),
+        command(id="c1", action="rollback", from_version="1.4.0", schema=2),
+    ],
+)
+def test_malformed_commands(payload):
+    with pytest.raises(MessageError) as caught:
+        parse_command(payload)
+    assert caught.value.reason == "message_malformed"
+
+
+def test_a_percentage_is_the_published_formula():
+    digest = hashlib.sha256(b"d1:porch").hexdigest()
+    bucket = int(digest[:8], 16) % 100
+    assert not in_rollout("d1", "porch", bucket)
+    assert in_rollout("d1", "porch", bucket + 1)
+
+
+def test_raising_a_percentage_only_adds_devices():
+    devices = [f"device-{n}" for n in range(500)]
+    inside = [{d for d in devices if in_rollout("d1", d, percent)} for percent in range(101)]
+    assert inside[0] == set()
+    assert inside[100] == set(devices)
+    assert all(fewer <= more for fewer, more in itertools.pairwise(inside))
+    assert 25 < len(inside[10]) < 80
+    assert inside[10] != {d for d in devices if in_rollout("d2", d, 10)}
+
+
+def test_topics_to_subscribe_to():
+    known = addresses("home/edged", "porch", ["garden", "all"], ["birds", "cars"])
+
+    assert known["home/edged/porch/update/birds/desired"] == Address(
+        "birds", Source.DEVICE, "desired"
+    )
+    assert known["home/edged/@garden/update/cars/desired"].source is Source.GROUP
+    assert known["home/edged/@all/update/cars/desired"].source is Source.ALL
+    assert known["home/edged/porch/update/cars/command"].kind == "command"
+    assert len(known) == 8
+    assert not any(sign in topic for topic in known for sign in "+#")
+    assert address_of("home/edged/@all/update/birds/desired", known).model == "birds"
+
+
+@pytest.mark.parametrize("model", ["fish", "", "birds/x", "\x00" * 500])
+def test_a_model_that_is_not_configured(model):
+    known = addresses("edged", "porch", [], ["birds"])
+    with pytest.raises(MessageError) as caught:
+        address_of(f"edged/porch/update/{model}/desired", known)
+    assert caught.value.reason == "model_unknown"
+    assert len(str(caught.value)) < 200
