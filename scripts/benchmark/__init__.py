@@ -1,1 +1,1 @@
-"""What edged costs beside the model alone; `scripts/bench` runs it, docs/performance.md tells it."""
+"""What edged costs beside the model alone: run by `scripts/bench`, told in docs/performance.md."""

@@ -1,4 +1,4 @@
-"""The daemon's own assembly in this process, with a camera that can be held and clocks around it."""
+"""The daemon's own assembly in this process, with a camera that can be held, and clocks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cv2
 import numpy as np
 
 from edged import assembly as composition
@@ -198,8 +199,6 @@ class Assembled:
 
 def folder_of(image: np.ndarray, folder: Path) -> Path:
     """A folder with the image as a file, for a camera `images:`."""
-    import cv2
-
     folder.mkdir(exist_ok=True)
     cv2.imwrite(str(folder / "image.png"), image)
     return folder

@@ -77,9 +77,9 @@ class MediaPipe:
     installed = importlib.util.find_spec("mediapipe") is not None
 
     def __init__(self, path: str, image: np.ndarray) -> None:
-        import mediapipe
-        from mediapipe.tasks import python as tasks
-        from mediapipe.tasks.python import vision
+        import mediapipe  # noqa: PLC0415 - no requirement
+        from mediapipe.tasks import python as tasks  # noqa: PLC0415
+        from mediapipe.tasks.python import vision  # noqa: PLC0415
 
         options = vision.ImageClassifierOptions(
             base_options=tasks.BaseOptions(model_asset_path=path), max_results=5

@@ -10,11 +10,11 @@ from statistics import median
 
 import cv2
 import numpy as np
+
 from benchmark.assembled import Assembled, configuration, load
 from benchmark.beside import MediaPipe, alone, loop, naive
 from benchmark.figures import Figure, spread
 from benchmark.world import Data
-
 from edged.frame import FrameStamp
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable

@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmark.assembled import folder_of
 from benchmark.figures import Figure, spread
 from benchmark.world import Data, Subscriber, memory_mb, process_cpu_s, wait_for
+from edged.inference.factory import factory_path
 
 FRAMES = 200
 FPS = 50
@@ -94,7 +95,12 @@ class Processes:
     def _daemon(self) -> dict[str, float]:
         reader = Subscriber(self._port, "child")
         child = start_daemon(
-            self._folder, self._model, f"images:{self._images}", FPS, self._port, "child"
+            self._folder,
+            model=self._model,
+            camera=f"images:{self._images}",
+            fps=FPS,
+            port=self._port,
+            device="child",
         )
         try:
             wait_for("the first prediction", lambda: reader.first.wait(0.1))
@@ -107,13 +113,8 @@ class Processes:
             reader.close()
 
     def _bare(self, environment: Mapping[str, str]) -> dict[str, float]:
-        path = self._model
-        if path == "belt":
-            from edged.inference.factory import factory_path
-
-            path = str(factory_path(path))
         child = subprocess.Popen(
-            [sys.executable, "-c", _BARE, path, str(FRAMES)],
+            [sys.executable, "-c", _BARE, str(factory_path(self._model)), str(FRAMES)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -130,7 +131,7 @@ class Processes:
 
 
 def start_daemon(
-    folder: Path, model: str, camera: str, fps: float, port: int, device: str
+    folder: Path, *, model: str, camera: str, fps: float, port: int, device: str
 ) -> subprocess.Popen[bytes]:
     """Start `edged run` as a user would, with its state in `folder`."""
     homes = {"XDG_STATE_HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}

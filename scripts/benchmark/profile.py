@@ -17,10 +17,10 @@ from typing import Any
 from unittest import mock
 
 import cv2
+
 from benchmark.assembled import Assembled, configuration, load
 from benchmark.frames import Options
 from benchmark.world import Data
-
 from edged import assembly as composition
 from edged.camera.imagefile import decode
 from edged.inference.interpreter import Interpreter

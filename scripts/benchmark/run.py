@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+
 from benchmark.away import broker_away
 from benchmark.figures import Figure, table
 from benchmark.frames import FramePath, Options
 from benchmark.process import PAIRS, Processes
 from benchmark.profile import profile
 from benchmark.world import Broker, Data, load_average
-
 from edged.board import board_name
 from edged.inference.interpreter import installed_runtimes
 
