@@ -94,14 +94,10 @@ class Processes:
 
     def _daemon(self) -> dict[str, float]:
         reader = Subscriber(self._port, "child")
-        child = start_daemon(
-            self._folder,
-            model=self._model,
-            camera=f"images:{self._images}",
-            fps=FPS,
-            port=self._port,
-            device="child",
-        )
+        arguments = ["--model", self._model, "--camera", f"images:{self._images}"]
+        arguments += ["--fps", str(FPS), "--accelerator", "cpu", "--device-id", "child"]
+        arguments += ["--broker", f"127.0.0.1:{self._port}"]
+        child = start_daemon(self._folder, arguments)
         try:
             wait_for("the first prediction", lambda: reader.first.wait(0.1))
             cpu_s = process_cpu_s(child.pid)
@@ -130,16 +126,12 @@ class Processes:
         return found
 
 
-def start_daemon(
-    folder: Path, *, model: str, camera: str, fps: float, port: int, device: str
-) -> subprocess.Popen[bytes]:
-    """Start `edged run` as a user would, with its state in `folder`."""
+def start_daemon(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Start `edged run` as a user would, with its state and `daemon.log` in `folder`."""
     homes = {"XDG_STATE_HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
-    arguments = ["run", "--model", model, "--camera", camera, "--fps", f"{fps:g}"]
-    arguments += ["--accelerator", "cpu", "--broker", f"127.0.0.1:{port}", "--device-id", device]
-    with (folder / f"{device}.log").open("ab") as log:
+    with (folder / "daemon.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "edged", *arguments],
+            [sys.executable, "-m", "edged", "run", *arguments],
             stdout=log,
             stderr=log,
             env={**_environment(), **homes},
