@@ -247,7 +247,8 @@ def encode_prediction(prediction: Prediction, *, boot: str, seq: int) -> bytes:
             }
             for found in result.objects
         ]
-    return orjson.dumps(message)
+    # A copy: what orjson returns holds 4 KiB however short it is, and the outbox keeps thousands.
+    return bytes(memoryview(orjson.dumps(message)))
 
 
 def encode_info(info: DeviceInfo) -> bytes:

@@ -86,7 +86,9 @@ class Processes:
 
     def _measured(self) -> list[tuple[dict[str, float], ...]]:
         if not self._rows:
-            self._bare({})  # reads all files into the page cache
+            # All files into the page cache, all modules to bytecode, as an installation has them.
+            self._daemon()
+            self._bare({})
             for _ in range(self._pairs):
                 row = (self._daemon(), self._bare({}), self._bare({"OPENBLAS_NUM_THREADS": "1"}))
                 self._rows.append(row)
@@ -114,7 +116,7 @@ class Processes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**_environment(), **environment},
+            env={**_environment(self._folder), **environment},
             text=True,
         )
         assert child.stdin is not None
@@ -134,11 +136,12 @@ def start_daemon(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
             [sys.executable, "-m", "edged", "run", *arguments],
             stdout=log,
             stderr=log,
-            env={**_environment(), **homes},
+            env={**_environment(folder), **homes},
         )
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment without what edged sets for itself."""
-    ours = ("OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_")
-    return {key: value for key, value in os.environ.items() if key not in ours}
+def _environment(folder: Path) -> dict[str, str]:
+    """This process's environment: with bytecode, and without what edged sets for itself."""
+    others = {"OPENBLAS_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"}
+    kept = {key: value for key, value in os.environ.items() if key not in others}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
