@@ -70,10 +70,10 @@ def test_two_moments_make_no_line(soak) -> None:
 
 
 def test_the_beginning_does_not_count(soak) -> None:
-    hour = soak.settled(samples(soak, 361))
+    night = soak.settled(samples(soak, 2881))
     short = soak.settled(samples(soak, 13))
 
-    assert (hour[0].t_s, len(hour)) == (300.0, 331)
+    assert (night[0].t_s, len(night)) == (1800.0, 2701)
     assert (short[0].t_s, len(short)) == (40.0, 9)
 
 
@@ -141,8 +141,7 @@ def test_a_soak_of_seconds_loses_nothing(tmp_path) -> None:
 
     done = run("scripts/soak", "--minutes", "0.02", "--fps", "30", "--json", str(written))
 
-    # So short a run says nothing about memory, which settles; but all must have arrived.
+    assert done.returncode == 0, (done.stdout, done.stderr)
     found = json.loads(written.read_text())
-    assert set(found["wrong"]) <= {"memory grows"}, (done.stdout, done.stderr)
     assert found["samples"][-1]["received"] > 10
     assert found["slopes"]["rss_kb"]["error_kb_per_hour"] >= 0
