@@ -1,76 +1,76 @@
 """The configuration: one TOML file, every key checked, every value typed.
 
-Frozen dataclasses, checked where they are made against the rules in their types (see
-`edged.config_rules`); `edged.config_text` turns TOML text into these and explains what is wrong,
-with line numbers. What each key does is told in one place, the shipped `config/edged.toml`. Pure:
-reads no file and no clock.
+Frozen dataclasses, validated by pydantic where they are made. This module knows the rules;
+`edged.config_text` turns TOML text into these and explains what is wrong, with line numbers.
+Types are strict: `"1883"` is no port and `true` is no number. What each key does is told in one
+place, the shipped `config/edged.toml`. Pure: reads no file and no clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from edged.config_rules import Conflict, Count, Pattern, Range, Table, incomplete, pair
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic.dataclasses import dataclass
+
+from edged.config_rules import Conflict, Words, incomplete, pair, refuse
+
+_STRICT = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=False, allow_inf_nan=False)
+
 
 Name = Annotated[
     str,
-    Pattern(
-        r"[a-z0-9][a-z0-9_-]{0,63}",
-        "lower-case letters, digits, - and _, starting with a letter or digit, at most 64",
-    ),
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"),
+    Words("lower-case letters, digits, - and _, starting with a letter or digit, at most 64"),
 ]
 DeviceId = Annotated[
     str,
-    Pattern(
-        r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
-        "letters, digits, - and _, starting with a letter or digit, at most 64",
-    ),
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"),
+    Words("letters, digits, - and _, starting with a letter or digit, at most 64"),
 ]
 # An MQTT topic level or several: no wildcards, no empty level, no leading `$`.
 TopicPrefix = Annotated[
     str,
-    Pattern(
-        r"[^/#+\x00$][^/#+\x00]*(/[^/#+\x00]+)*",
+    StringConstraints(pattern=r"^[^/#+\x00$][^/#+\x00]*(/[^/#+\x00]+)*$", max_length=200),
+    Words(
         "a topic like 'edged' or 'home/edged': no + or #, no / at either end, no $ in front, "
-        "at most 200 characters",
-        most=200,
+        "at most 200 characters"
     ),
 ]
-Path = Annotated[str, Pattern(r"[^\x00]+", "a path, not empty")]
+Path = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$"), Words("a path, not empty")]
 Host = Annotated[
     str,
-    Pattern(
-        r"[^\s/@\x00]+",
+    StringConstraints(pattern=r"^[^\s/@\x00]+$"),
+    Words(
         "a host name or an address, without mqtt://, without the port, and without a password:"
-        " username and password_file have keys of their own",
+        " username and password_file have keys of their own"
     ),
 ]
 Accelerator = Annotated[
     str,
-    Pattern(
-        r"auto|cpu|edgetpu|(usb|pci):[0-9]+",
-        "one of auto, cpu, edgetpu, usb:N, pci:N (N counts from 0)",
-    ),
+    StringConstraints(pattern=r"^(auto|cpu|edgetpu|(usb|pci):[0-9]+)$"),
+    Words("one of auto, cpu, edgetpu, usb:N, pci:N (N counts from 0)"),
 ]
 Source = Annotated[
     str,
-    Pattern(
-        r"picamera(:[0-9]+)?|v4l2:/.+|rtsps?://.+|https?://.+|file:.+|images:.+|synthetic",
+    StringConstraints(
+        pattern=r"^(picamera(:[0-9]+)?|v4l2:/.+|rtsps?://.+|https?://.+|file:.+|images:.+|synthetic)$"
+    ),
+    Words(
         "one of picamera[:N], v4l2:/dev/videoN, rtsp://..., http://..., file:clip.mp4, "
-        "images:DIR, synthetic",
+        "images:DIR, synthetic"
     ),
 ]
-Channels = Annotated[tuple[float, ...], Count(1, 3)]
+Channels = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
 
 
-@dataclass(frozen=True)
-class MqttConfig(Table):
+@dataclass(frozen=True, config=_STRICT)
+class MqttConfig:
     """`[mqtt]`: the operator's broker."""
 
     host: Host = "127.0.0.1"
-    port: Annotated[int, Range(ge=1, le=65535)] | None = None  # 1883, or 8883 with ca_file
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None  # 1883, or 8883 with ca_file
     username: str | None = None
     password_file: Path | None = None
     ca_file: Path | None = None
@@ -78,9 +78,9 @@ class MqttConfig(Table):
     key_file: Path | None = None
     version: Literal["auto", "5", "3.1.1"] = "auto"
     topic_prefix: TopicPrefix = "edged"
-    keepalive_s: Annotated[int, Range(ge=5, le=3600)] = 30
-    outbox_messages: Annotated[int, Range(ge=1, le=1_000_000)] = 10_000
-    stats_s: Annotated[float, Range(ge=1, le=86400)] = 60.0
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
+    outbox_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    stats_s: Annotated[float, Field(ge=1, le=86400)] = 60.0
 
     def conflicts(self) -> Iterator[Conflict]:
         """Yield what does not go together in this table."""
@@ -91,6 +91,11 @@ class MqttConfig(Table):
         if self.password_file is not None and self.username is None:
             message = "a password needs a user: set username as well"
             yield incomplete("password_file", "username", message)
+
+    @model_validator(mode="after")
+    def _check(self) -> MqttConfig:
+        refuse(self.conflicts())
+        return self
 
     @property
     def tls(self) -> bool:
@@ -103,23 +108,23 @@ class MqttConfig(Table):
         return self.port if self.port is not None else (8883 if self.tls else 1883)
 
 
-@dataclass(frozen=True)
-class ModelConfig(Table):
+@dataclass(frozen=True, config=_STRICT)
+class ModelConfig:
     """`[[model]]`: a named model and how its results are read."""
 
     name: Name
     factory: Path
     accelerator: Accelerator = "auto"
     runtime: Literal["auto", "litert", "tflite"] = "auto"
-    threads: Annotated[int, Range(ge=1, le=64)] = 1
-    top_k: Annotated[int, Range(ge=1, le=100)] = 5
-    min_score: Annotated[float, Range(ge=0, le=1)] = 0.0
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
     labels: Path | None = None
     resize: Literal["stretch", "center_crop", "letterbox"] = "stretch"
     color: Literal["rgb", "bgr"] = "rgb"
     mean: Channels | None = None
     std: Channels | None = None
-    invoke_limit_s: Annotated[float, Range(gt=0, le=3600)] = 10.0
+    invoke_limit_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
 
     def conflicts(self) -> Iterator[Conflict]:
         """Yield what does not go together in this table."""
@@ -131,41 +136,51 @@ class ModelConfig(Table):
         if self.std is not None and any(value <= 0 for value in self.std):
             yield Conflict(("std",), (("std",),), "out_of_range", "must be greater than 0")
 
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        refuse(self.conflicts())
+        return self
 
-@dataclass(frozen=True)
-class PublishConfig(Table):
+
+@dataclass(frozen=True, config=_STRICT)
+class PublishConfig:
     """`publish = {...}` of a camera: which predictions go out."""
 
     mode: Literal["every", "change", "rate"] = "every"
-    per_second: Annotated[float, Range(gt=0, le=1000)] = 5.0
+    per_second: Annotated[float, Field(gt=0, le=1000)] = 5.0
 
 
-@dataclass(frozen=True)
-class CameraConfig(Table):
+@dataclass(frozen=True, config=_STRICT)
+class CameraConfig:
     """`[[camera]]`: a source of frames and the model it runs."""
 
     name: Name
     source: Source
     model: Name
-    width: Annotated[int, Range(ge=16, le=8192)] | None = None
-    height: Annotated[int, Range(ge=16, le=8192)] | None = None
-    fps: Annotated[float, Range(ge=0, le=1000)] | None = None
+    width: Annotated[int, Field(ge=16, le=8192)] | None = None
+    height: Annotated[int, Field(ge=16, le=8192)] | None = None
+    fps: Annotated[float, Field(ge=0, le=1000)] | None = None
     rotate: Literal[0, 90, 180, 270] = 0
-    stall_s: Annotated[float, Range(ge=0.5, le=600)] = 10.0
-    publish: PublishConfig = field(default_factory=PublishConfig)
+    stall_s: Annotated[float, Field(ge=0.5, le=600)] = 10.0
+    publish: PublishConfig = Field(default_factory=PublishConfig)
 
     def conflicts(self) -> Iterator[Conflict]:
         """Yield what does not go together in this table."""
         yield from pair(self, "width", "height")
 
+    @model_validator(mode="after")
+    def _check(self) -> CameraConfig:
+        refuse(self.conflicts())
+        return self
 
-@dataclass(frozen=True)
-class Config(Table):
+
+@dataclass(frozen=True, config=_STRICT)
+class Config:
     """The whole file."""
 
-    model: Annotated[tuple[ModelConfig, ...], Count(1)]
-    camera: Annotated[tuple[CameraConfig, ...], Count(1)]
-    mqtt: MqttConfig = field(default_factory=MqttConfig)
+    model: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    camera: Annotated[tuple[CameraConfig, ...], Field(min_length=1)]
+    mqtt: MqttConfig = Field(default_factory=MqttConfig)
     device_id: DeviceId | None = None  # <hostname>-<6 hex of machine-id>
     state_dir: Path = "/var/lib/edged"
     runtime_dir: Path = "/run/edged"
@@ -188,3 +203,8 @@ class Config(Table):
                 here = ("camera", index, "model")
                 message = f"no [[model]] is called '{camera.model}' (there is: {', '.join(models)})"
                 yield Conflict(here, (here, *named), "bad_reference", message)
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        refuse(self.conflicts())
+        return self

@@ -10,25 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
 
 from edged.config import Config
-from edged.config_rules import (
-    Conflict,
-    ConflictError,
-    Fault,
-    faults,
-    fields_of,
-    provisional,
-    unwrap,
-)
+from edged.config_rules import Conflict, ConflictError, provisional
 from edged.config_words import (
+    fields_of,
     heading,
     label,
     quoted,
     refused,
     table_in,
     unknown,
+    unwrap,
+    wrong_type,
 )
 from edged.errors import ConfigError
 from edged.toml_lines import KeyPath
@@ -147,23 +144,23 @@ class _Reader:
         self, kind: type[Any], values: dict[str, Any], path: KeyPath
     ) -> tuple[Any, Iterable[Conflict]]:
         hints = fields_of(kind)
-        found = faults(kind, values)
-        if not found:
-            try:
-                return kind(**values), ()
-            except ConflictError as error:
-                return provisional(kind, values), error.conflicts
-        for fault in found:
-            key = fault.key
-            if table_in(hints[key])[0] is not None and values.get(key):
-                continue  # a table inside has told its own
-            if (*path, key) in self._bad and fault.kind in ("missing", "length"):
-                continue  # told already: a bad value was left out, a bad item is not counted
-            self._wrong(fault, hints[key], path)
-            self._bad.add((*path, key))
-            values.pop(key, None)
+        try:
+            return kind(**values), ()
+        except ValidationError as error:
+            for found in error.errors(include_url=False):
+                cause = found.get("ctx", {}).get("error")
+                if isinstance(cause, ConflictError) and not found["loc"]:
+                    return provisional(kind, values), cause.conflicts
+                key = str(found["loc"][0])
+                if table_in(hints[key])[0] is not None and values.get(key):
+                    continue  # a table inside has told its own
+                if (*path, key) in self._bad and found["type"] in ("missing", "too_short"):
+                    continue  # told already: a bad value was left out, a bad item is not counted
+                self._wrong(found, hints[key], (*path, *found["loc"]))
+                self._bad.add((*path, key))
+                values.pop(key, None)
         partial = provisional(kind, values)
-        return partial, partial.conflicts()
+        return partial, partial.conflicts() if hasattr(partial, "conflicts") else ()
 
     def _value(self, hint: Any, value: Any, path: KeyPath, title: str) -> Any:
         nested, many = table_in(hint)
@@ -175,6 +172,9 @@ class _Reader:
             return read(nested, value, path, inside)
         if get_origin(inner) is tuple and isinstance(value, list):
             return tuple(value)
+        # pydantic takes False for a literal 0 and 90.0 for 90
+        if get_origin(inner) is Literal and type(value) not in map(type, get_args(inner)):
+            self._reject(path, wrong_type(hint, value))
         return value
 
     def _single(self, kind: type[Any], value: Any, path: KeyPath, title: str) -> Any:
@@ -217,13 +217,11 @@ class _Reader:
             self._reject(path, message)
         return None
 
-    def _wrong(self, fault: Fault, hint: Any, path: KeyPath) -> None:
-        """Add what breaks a rule of its type."""
-        if fault.item is None:
-            self._add((*path, fault.key), *refused(fault, hint))
-        else:
-            each = get_args(unwrap(hint)[0])[0]
-            self._add((*path, fault.key, fault.item), *refused(fault, each))
+    def _wrong(self, found: Any, hint: Any, path: KeyPath) -> None:
+        """Add what pydantic found; `path` may lead into a list."""
+        if isinstance(path[-1], int):
+            hint = get_args(unwrap(hint)[0])[0]
+        self._add(path, *refused(found["type"], str(path[-1]), hint, found["input"]))
 
     def _reject(self, path: KeyPath, message: str) -> None:
         """Add a value of the wrong type and leave it out of the table."""

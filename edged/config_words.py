@@ -4,15 +4,46 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import is_dataclass
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic.fields import FieldInfo
 
 from edged.config import Config
-from edged.config_rules import Count, Fault, Pattern, Range, fields_of, required_keys, unwrap
+from edged.config_rules import Words
 from edged.toml_lines import KeyPath
 
 _SECRET = re.compile(r"pass(word|wd|phrase)?|secret|token|credential|\bpw\b", re.IGNORECASE)
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
+
+
+def unwrap(hint: Any) -> tuple[Any, list[Any]]:
+    """Return the type inside `X | None` and `Annotated`, and the constraints on it."""
+    rules: list[Any] = []
+    while True:
+        if get_origin(hint) is Annotated:
+            hint, *more = get_args(hint)
+            for rule in more:
+                rules += rule.metadata if isinstance(rule, FieldInfo) else [rule]
+        elif get_origin(hint) in (Union, UnionType):
+            hint = next(option for option in get_args(hint) if option is not NoneType)
+        else:
+            return hint, rules
+
+
+def fields_of(table: type[Any]) -> dict[str, Any]:
+    """Return the keys of a table and their annotated types."""
+    return get_type_hints(table, include_extras=True)
+
+
+def required_keys(kind: type[Any]) -> list[str]:
+    """Return the keys of a table that have no default."""
+    return [
+        field.name
+        for field in fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
 
 
 def table_in(hint: Any) -> tuple[type[Any] | None, bool]:
@@ -79,24 +110,30 @@ def _listed(values: tuple[Any, ...]) -> str:
 
 
 def _range(rules: list[Any]) -> str:
-    limits = next((rule for rule in rules if isinstance(rule, Range)), Range())
-    if limits.ge is not None and limits.le is not None:
-        return f" from {limits.ge} to {limits.le}"
-    said = {"at least": limits.ge, "greater than": limits.gt, "at most": limits.le}
-    return ",".join(f" {word} {limit}" for word, limit in said.items() if limit is not None)
+    limits = {
+        name: getattr(rule, name)
+        for rule in rules
+        for name in ("ge", "gt", "le", "lt")
+        if getattr(rule, name, None) is not None
+    }
+    if {"ge", "le"} <= limits.keys():
+        return f" from {limits['ge']} to {limits['le']}"
+    said = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less than"}
+    return ",".join(f" {said[name]} {limit}" for name, limit in limits.items())
 
 
 def _count(rules: list[Any]) -> str:
-    count = next((rule for rule in rules if isinstance(rule, Count)), Count(0))
-    return f" of {count.least} to {count.most} items" if count.most is not None else ""
+    low = next((rule.min_length for rule in rules if hasattr(rule, "min_length")), None)
+    high = next((rule.max_length for rule in rules if hasattr(rule, "max_length")), None)
+    return f" of {low or 0} to {high} items" if high is not None else ""
 
 
 def expected(hint: Any) -> str:
     """Return what a value of this type is: "a whole number from 1 to 65535"."""
     inner, rules = unwrap(hint)
-    words = next((rule.words for rule in rules if isinstance(rule, Pattern)), None)
+    words = next((rule.text for rule in rules if isinstance(rule, Words)), None)
     if words is not None:
-        return words
+        return str(words)
     if get_origin(inner) is Literal:
         return f"one of {_listed(get_args(inner))}"
     if get_origin(inner) is tuple:
@@ -138,33 +175,28 @@ def _not_allowed(hint: Any, value: object) -> str:
     near = difflib.get_close_matches(str(value), [c for c in choices if isinstance(c, str)], 1)
     meant = f'; did you mean "{near[0]}"?' if near else ""
     shown = f'"{value}"' if isinstance(value, str) and quoted(value) == value else "this"
-    shown = str(value) if _is_short(value) else shown
+    shown = str(value) if isinstance(value, int) else shown
     return f"{shown} is not allowed; must be {expected(hint)}{meant}"
 
 
-def refused(fault: Fault, hint: Any) -> tuple[str, str]:
-    """Return the slug and the words for a fault of a value of this type."""
+def refused(kind: str, key: str, hint: Any, value: object) -> tuple[str, str]:
+    """Return the slug and the words for a value that pydantic refused with an error `kind`."""
     nested, many = table_in(hint)
-    value = fault.value
     if nested is not None:
         keys = ", ".join(required_keys(nested))
-        message = f"there must be at least one {heading(fault.key, many=many)} with: {keys}"
+        message = f"there must be at least one {heading(key, many=many)} with: {keys}"
         return "missing_key", message
-    if fault.kind == "missing":
+    if kind == "missing":
         return "missing_key", f"missing; must be {expected(hint)}"
-    if fault.kind == "choice":
+    if kind == "literal_error":
         return "not_allowed", _not_allowed(hint, value)
-    if fault.kind == "type":
+    if kind.endswith("_type"):
         return "wrong_type", wrong_type(hint, value)
-    if fault.kind == "range":
-        shown = value if isinstance(value, float) or _is_short(value) else "this"
+    if isinstance(value, int | float):
+        shown = value if isinstance(value, float) or abs(value) < 10**18 else "this"
         return "out_of_range", f"{shown} is out of range; must be {expected(hint)}"
-    reason = "wrong_length" if fault.kind == "length" else "bad_format"
+    reason = "wrong_length" if isinstance(value, tuple) else "bad_format"
     return reason, f"must be {expected(hint)}"
-
-
-def _is_short(value: object) -> bool:
-    return isinstance(value, int) and abs(value) < 10**18
 
 
 def unknown(key: str, title: str) -> str:
