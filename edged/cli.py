@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import ipaddress
 import os
 import re
 import sys
@@ -17,12 +15,12 @@ import orjson
 from edged import __version__
 from edged.config import CameraConfig, Config
 from edged.config_text import ConfigTextError, Problem, from_values, parse
-from edged.daemon import Daemon
-from edged.doctor import examine
 from edged.errors import ConfigError, EdgedError
 from edged.lock import is_locked
-from edged.snapshot import take_snapshot
 from edged.systemd import Notifier, error_lines, set_up_logging
+
+# ruff: noqa: PLC0415 - a command imports what it alone needs: numpy, OpenCV and MQTT take a
+# quarter of a second on a PC and several times that on a Pi
 
 DEFAULT_CONFIG = "/etc/edged/edged.toml"
 OK, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 78
@@ -226,6 +224,8 @@ def _guess_source(text: str) -> str:
             return f"{'images' if path.suffix.lower() in images else 'file'}:{text}"
     except (OSError, ValueError):
         return ""
+    import difflib
+
     close = difflib.get_close_matches(text, ("picamera", "synthetic"), 1)
     return close[0] if close else ""
 
@@ -281,6 +281,8 @@ def _broker(text: str) -> tuple[str, int | None]:
 
 
 def _is_ipv6(text: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(text).version == 6
     except ValueError:
@@ -288,6 +290,8 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from edged.daemon import Daemon
+
     config = _config(args)
     set_up_logging(verbose=args.verbose)
     direct = args.model is not None
@@ -305,6 +309,8 @@ def _check_config(args: argparse.Namespace) -> int:
 
 
 def _snapshot(args: argparse.Namespace) -> int:
+    from edged.snapshot import take_snapshot
+
     config = _config(args)
     camera = _camera(config, args.name)
     model = next(model for model in config.model if model.name == camera.model)
@@ -330,6 +336,8 @@ def _camera(config: Config, name: str | None) -> CameraConfig:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    from edged.doctor import examine
+
     path = _config_path(args)
     config: Config | None = None
     problem = ""
