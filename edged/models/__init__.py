@@ -1,0 +1,1 @@
+"""Models from outside: what may be fetched, whether it is genuine, and where it is kept."""
