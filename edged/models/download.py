@@ -126,7 +126,7 @@ class Download:
             StoreError: it cannot be removed.
         """
         with storing(_WHAT):
-            self._files.remove_tree(self._mark_path)
+            self._files.remove_atomic(self._mark_path)
             self._files.remove_tree(self._part)
 
     def _is_there(self) -> bool:
@@ -137,6 +137,9 @@ class Download:
             self._hash_file(self._path, self._wanted.length_bytes)
             if self._is_genuine():
                 self.discard()
+                # Whoever finished it may have been killed just before making it safe.
+                self._files.fsync(self._path)
+                self._files.fsync_dir(self._path.parent)
                 return True
             self._hashers = _hashers(self._wanted.hashes)
         self._files.remove(self._path)
@@ -160,9 +163,10 @@ class Download:
         self._count = self._safe = 0
         self._validator = ""
         self._hashers = _hashers(self._wanted.hashes)
-        # The mark goes first: it must not speak of another file's bytes.
-        self._files.remove_tree(self._mark_path)
-        self._files.fsync_dir(self._part.parent)
+        if self._mark_path.exists():
+            # It goes first: it must not speak of bytes that are written over.
+            self._files.remove_atomic(self._mark_path)
+            self._files.fsync_dir(self._part.parent)
         self._files.reserve(self._part, self._wanted.length_bytes)
 
     def _fetch(self, patience: Patience) -> None:
@@ -202,7 +206,7 @@ class Download:
             self._count += len(piece)
             for hasher in self._hashers.values():
                 hasher.update(piece)
-            if self._count - self._safe >= _SAFE_EVERY_BYTES:
+            if self._count - self._safe >= _SAFE_EVERY_BYTES and self._count < length:
                 with storing(_WHAT):
                     self._make_safe()
             self._progress(self._count, length)
@@ -232,9 +236,10 @@ class Download:
                 "target_hash_mismatch", "the file has the right length and another content."
             )
         with storing(_WHAT):
-            self._files.fsync(self._part)
+            if self._count > self._safe or not self._count:
+                self._files.fsync(self._part)
             self._files.rename(self._part, self._path)
-            self._files.remove_tree(self._mark_path)
+            self._files.remove_atomic(self._mark_path)
             self._files.fsync_dir(self._path.parent)
 
     def _is_genuine(self) -> bool:

@@ -92,10 +92,18 @@ class Files:
 
     def write_atomic(self, path: Path, data: bytes) -> None:
         """Replace a file: whatever happens it has the old content or the new; on return the new."""
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = _temporary(path)
         self.write_synced(temporary, data)
         self.rename(temporary, path)
         self.fsync_dir(path.parent)
+
+    def remove_atomic(self, path: Path) -> None:
+        """Remove what `write_atomic` wrote, or left when it was killed; nothing there is fine.
+
+        Safe after `fsync_dir` of the parent.
+        """
+        self.remove_tree(_temporary(path))
+        self.remove_tree(path)
 
     def make_dirs(self, directory: Path) -> None:
         """Make a directory and its parents where missing; on return they are safe."""
@@ -154,6 +162,10 @@ def _store_error(error: OSError, what: str) -> StoreError:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StoreError("descriptors_exhausted", message)
     return StoreError("disk_unusable", message)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 @contextmanager

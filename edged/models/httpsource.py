@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -70,28 +70,23 @@ class HttpSource:
             headers["Range"] = f"bytes={start_bytes}-"
             if validator:
                 headers["If-Range"] = validator
-        with _Leash(patience) as leash, self._session(leash) as session:
+        with _Leash(patience) as leash, self._session(leash) as session, ExitStack() as stack:
             try:
-                response = self._follow(session, url, headers, patience)
+                response = stack.enter_context(self._follow(session, url, headers, patience))
                 if start_bytes and _range_is_useless(response, start_bytes):
-                    response.close()
                     del headers["Range"]
                     headers.pop("If-Range", None)
-                    response = self._follow(session, url, headers, patience)
+                    response = stack.enter_context(self._follow(session, url, headers, patience))
                 _check_status(response, url)
                 body = _body(response, leash, url)
             except (requests.RequestException, HTTPError, OSError) as error:
                 raise leash.cause or _explain(error, url) from error
-            except FetchError as error:
-                if leash.cause:
-                    raise leash.cause from error
-                raise
             # Not within the try: what the caller does with the body is no fault of the network.
             yield body
 
     @contextmanager
     def _session(self, leash: _Leash) -> Iterator[requests.Session]:
-        with requests.Session() as session:
+        with _Session() as session:
             adapter = _Adapter(leash.hold)
             for scheme in ("http://", "https://"):
                 session.mount(scheme, adapter)
@@ -122,28 +117,29 @@ class HttpSource:
             )
             if response.status_code not in _REDIRECTS:
                 return response
-            target = urljoin(url, response.headers.get("Location", ""))
             response.close()
-            if not _may_redirect(url, target):
-                raise FetchError(
-                    "redirect_refused",
-                    f"{redacted(url)} redirects to {redacted(target)}, where it must not.",
-                )
-            url = target
+            url = _redirected(url, response.headers.get("Location", ""))
         raise FetchError(
             "redirect_loop", f"more than {_MAX_REDIRECTS} redirects, the last to {redacted(url)}."
         )
 
 
-def _may_redirect(url: str, target: str) -> bool:
+def _redirected(url: str, location: str) -> str:
     """To http and https only, never from https to http, nor from outside into this machine."""
     try:
+        target = urljoin(url, location)
         here, there = urlsplit(url), urlsplit(target)
         inside = [_is_inside(place.hostname) for place in (here, there)]
+        schemes = ("https",) if here.scheme == "https" else ("http", "https")
+        allowed = there.scheme in schemes and there.hostname and (inside[0] or not inside[1])
     except ValueError:
-        return False
-    schemes = ("https",) if here.scheme == "https" else ("http", "https")
-    return there.scheme in schemes and bool(there.hostname) and (inside[0] or not inside[1])
+        allowed = False
+    if not allowed:
+        raise FetchError(
+            "redirect_refused",
+            f"{redacted(url)} redirects to {redacted(location)[:200]}, where it must not.",
+        )
+    return target
 
 
 def _is_inside(host: str | None) -> bool:
@@ -266,7 +262,7 @@ def _explain(error: Exception, url: str) -> FetchError:  # noqa: PLR0911 - a tab
         )
     if isinstance(error, requests.exceptions.ProxyError):
         return FetchError("proxy_failed", f"the proxy does not lead to {where}.")
-    if isinstance(error, requests.exceptions.InvalidSchema | requests.exceptions.InvalidURL):
+    if isinstance(error, ValueError):  # requests' InvalidURL, InvalidSchema and MissingSchema
         return FetchError("url_invalid", f"not a URL that can be fetched: {where}.")
     if isinstance(error, requests.exceptions.ReadTimeout | ReadTimeoutError | TimeoutError):
         return FetchError("server_silent", f"{where} went silent.")
@@ -338,6 +334,14 @@ class _Leash:
             for line in self._lines:
                 with suppress(OSError):
                     line.shutdown(socket.SHUT_RDWR)
+
+
+class _Session(requests.Session):
+    """Leaves redirects to `_follow`: requests would read the body of each to its end."""
+
+    def get_redirect_target(self, _: requests.Response) -> None:
+        """See the base class."""
+        return
 
 
 class _Adapter(HTTPAdapter):

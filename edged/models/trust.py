@@ -114,8 +114,9 @@ class TrustStore:
                 files.rename(whole, directory)
             else:
                 files.mkdir(directory)
-            files.fsync_dir(directory.parent)
         files.remove_tree(self._new)
+        # What is read now is acted upon, and whoever wrote it may have been killed too soon.
+        files.fsync_dir(directory.parent)
         metadata = self._metadata()
         trust = self._record(directory) or self._record(self._old)
         forgotten = trust is None and (self._old.exists() or self._has_record())
@@ -145,9 +146,7 @@ class TrustStore:
         files.write_synced(new / _RECORD, trust.encode())
         for folder in folders:
             files.fsync_dir(folder)
-        files.fsync_dir(new.parent)
         files.rename(self._directory, self._old)
-        files.fsync_dir(new.parent)
         files.rename(new, self._directory)
         files.fsync_dir(new.parent)
 

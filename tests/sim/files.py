@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edged.models.files import Files
@@ -214,6 +214,8 @@ class _Disk:
         return True
 
     def _play(self, at: int, step: Step) -> None:
+        if step.kind == "forgotten":
+            return
         if step.kind in ("fsync", "fsync_dir"):
             self._sync(at, self._inode(step.path))
             return
@@ -313,7 +315,13 @@ class Wreck:
 
 
 def aftermath(
-    root: Path, before: Tree, steps: Sequence[Step], *, subsets: int = 50, seed: int = 1
+    root: Path,
+    before: Tree,
+    steps: Sequence[Step],
+    *,
+    promised: Callable[[int], Hashable] | None = None,
+    subsets: int = 50,
+    seed: int = 1,
 ) -> Iterator[Wreck]:
     """All distinct trees that a power cut may leave, at every moment of a record.
 
@@ -321,6 +329,8 @@ def aftermath(
         root: the directory that the steps' paths lie in.
         before: what it held, safely, before the first step.
         steps: as recorded.
+        promised: what somebody was told to be safe after so many steps; the same tree may be
+            fine before and a loss afterwards. By default: whether all steps were done.
         subsets: random subsets of what is pending, for each moment.
         seed: of those.
     """
@@ -331,7 +341,8 @@ def aftermath(
         pending = [n for n, effect in enumerate(disk.effects) if effect.pending(moment)]
         for lost in _losses(pending, subsets, chance):
             tree = disk.tree(moment, lost)
-            key = (moment == len(steps), frozenset(tree.items()))
+            told = promised(moment) if promised else moment == len(steps)
+            key = (told, frozenset(tree.items()))
             if key not in seen:
                 seen.add(key)
                 names = ", ".join(f"{steps[disk.effects[n].at]} {how}" for n, how in lost.items())
@@ -351,7 +362,7 @@ def _losses(
 
 
 def each_sync_forgotten(steps: Sequence[Step]) -> Iterator[tuple[Step, list[Step]]]:
-    """The record with one fsync or fsync_dir left out, for each in turn."""
+    """The record with one fsync or fsync_dir without effect, for each in turn."""
     for number, step in enumerate(steps):
         if step.kind in ("fsync", "fsync_dir"):
-            yield step, [*steps[:number], *steps[number + 1 :]]
+            yield step, [*steps[:number], replace(step, kind="forgotten"), *steps[number + 1 :]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -250,11 +251,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(files: dict[str, bytes]) -> Iterator[Server]:
-    """Serve these on loopback; `url` ends without a slash."""
+def serving(files: dict[str, bytes], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """Serve these on loopback; `url` ends without a slash and says http."""
     world = Server(files)
     handler = type("Handler", (_Handler,), {"world": world})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        # The handshake is each connection's own thread's.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who hangs up
     server.daemon_threads = True
     server.block_on_close = False
     world.url = f"http://127.0.0.1:{server.server_port}"
