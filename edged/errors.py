@@ -58,6 +58,10 @@ class VerifyError(ReleaseError):
     """What was fetched is not signed, not what was signed, or not what signed things may be."""
 
 
+class OperatorError(EdgedError):
+    """What the operator asks for cannot be done with this repository, these keys or this file."""
+
+
 class DeviceError(EdgedError):
     """This device, or what it is connected to, is at fault."""
 

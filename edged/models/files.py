@@ -38,9 +38,9 @@ class Files:
         """Make a directory whose parent exists."""
         directory.mkdir(_DIRECTORY_MODE)
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Give a file this content; it is made, or emptied first."""
-        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+    def write(self, path: Path, data: bytes, mode: int = _FILE_MODE) -> None:
+        """Give a file this content; it is made, with that mode, or emptied first."""
+        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as descriptor:
             _write_all(descriptor, data, 0)
 
     def write_at(self, path: Path, offset_bytes: int, data: bytes) -> None:
@@ -169,8 +169,8 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
+def _opened(path: Path, flags: int, mode: int = _FILE_MODE) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         yield descriptor
     finally:

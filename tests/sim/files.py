@@ -94,10 +94,11 @@ class WatchedFiles(Files):
         self._step(Step("mkdir", directory))
         super().mkdir(directory)
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes, mode: int = 0o640) -> None:
         plain = super().write
-        self._step(Step("write", path, data=data), lambda: plain(path, data[: len(data) // 2]))
-        plain(path, data)
+        half = data[: len(data) // 2]
+        self._step(Step("write", path, data=data), lambda: plain(path, half, mode))
+        plain(path, data, mode)
 
     def write_at(self, path: Path, offset_bytes: int, data: bytes) -> None:
         plain = super().write_at
