@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 # The floors of docs/architecture.md, lowest first; a trailing dot takes a whole package.
 FLOORS = [
     ["edged", "errors", "config_rules", "redact", "toml_lines"],
-    ["frame", "scene", "config", "inference.tensors", "toml_text"],
+    ["frame", "scene", "config", "inference.tensors", "models.target", "toml_text"],
     ["prediction", "camera.base", "camera.pacing", "config_words", "inference.modelfile",
      "inference.resize", "mqtt.outbox", "mqtt.status", "pipeline.counters"],
     ["config_text", "inference.preprocess", "mqtt.messages", "pipeline.policy"],
@@ -18,13 +18,16 @@ FLOORS = [
     ["inference.kinds.classification", "inference.kinds.ssd"],
     ["inference.postprocess"],
     # From here on the world is touched: one adapter for each part of it.
-    ["camera.clock", "camera.videoio", "pipeline.bell"],
+    ["camera.clock", "camera.videoio", "models.files", "models.source", "operator.serve",
+     "pipeline.bell"],
     ["board", "breadcrumb", "lock", "systemd", "camera.live", "camera.v4l2",
      "camera.imagefile", "camera.pixels", "inference.edgetpu", "inference.factory",
-     "mqtt.reasons", "mqtt.traffic"],
-    ["camera.paced", "camera.pirequests", "inference.interpreter", "mqtt.credentials"],
+     "models.download", "models.httpsource", "models.stick", "models.trust", "models.tufclient",
+     "mqtt.reasons", "mqtt.traffic", "operator.keys"],
+    ["camera.paced", "camera.pirequests", "command", "inference.interpreter",
+     "models.repository", "mqtt.credentials", "operator.published"],
     ["camera.images", "camera.opencv", "camera.picamera", "camera.synthetic",
-     "inference.servable", "mqtt.connection"],
+     "inference.servable", "mqtt.connection", "operator.repo"],
     ["camera.httpcam", "camera.videofile", "mqtt.client", "pipeline.mailbox",
      "pipeline.modelslot"],
     ["camera.source", "pipeline.lane", "pipeline.recovery"],
@@ -33,7 +36,7 @@ FLOORS = [
     ["report"],
     ["assembly", "doctor"],
     ["daemon"],
-    ["cli", "demo"],
+    ["cli", "demo", "operator.cli"],
     ["__main__"],
 ]  # fmt: skip
 PURE = {name for floor in FLOORS[:7] for name in floor}
@@ -47,6 +50,11 @@ ONLY_IN = {
     "systemd": {"systemd"},
     "paho": {"mqtt.connection", "demo"},
     "amqtt": {"demo"},
+    "requests": {"models.httpsource"},
+    "urllib3": {"models.httpsource"},
+    "tuf": {"models.repository", "models.tufclient", "operator.published", "operator.repo"},
+    "securesystemslib": {"operator.keys"},
+    "cryptography": {"operator.keys"},
 }
 
 
