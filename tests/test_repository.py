@@ -546,6 +546,37 @@ def test_no_damaged_file_lets_an_old_version_in(
     assert device.version("timestamp") == 4
 
 
+def test_what_the_last_good_copy_knows_counts(device: Device, world: World) -> None:
+    """Two files are damaged at once; the copy of before says that version 3 was seen."""
+    old = dict(world.files)
+    for _ in range(3):
+        world.now += timedelta(days=2)
+        world.publish()
+        device.refresh()
+    for name in ("timestamp.json", "trust"):
+        damage(device.folder / "tuf/metadata" / name, "zeros")
+    world.files.clear()
+    world.files.update(old)
+
+    assert refused(device.refresh).reason == "metadata_rollback"
+    device.synchronised = False
+    device.now_s = (NOW + timedelta(days=3)).timestamp()
+    assert refused(device.refresh).reason == "clock_unsynced"
+
+
+def test_that_something_was_forgotten_is_said_once_and_not_lost(
+    device: Device, server: Server
+) -> None:
+    device.refresh()
+    damage(device.folder / "tuf/metadata/trust", "empty")
+    server.troubles["metadata/timestamp.json"] = Trouble(status=500)
+    assert refused(device.refresh).reason == "server_failed"
+    server.troubles.clear()
+
+    assert device.start().refresh().forgotten
+    assert not device.start().refresh().forgotten
+
+
 def test_an_old_targets_file_under_a_new_snapshot(device: Device, world: World) -> None:
     """The thief has the online keys, and the device has lost its snapshot: targets count on."""
     world.publish()

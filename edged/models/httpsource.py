@@ -214,16 +214,13 @@ def _body(response: requests.Response, leash: _Leash, url: str) -> Body:
     etag = headers.get("ETag", "")
     # A weak validator promises no identical bytes; a date stands in for a missing one.
     validator = headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
-    pieces = _pieces(response, leash, expected, url)
+    pieces = _pieces(response, leash, url)
     if "html" in headers.get("Content-Type", "").lower():
         pieces = _no_portal(pieces, url)
     return Body(start, total, validator if len(validator) <= 200 else "", pieces)
 
 
-def _pieces(
-    response: requests.Response, leash: _Leash, expected: int | None, url: str
-) -> Iterator[bytes]:
-    count = 0
+def _pieces(response: requests.Response, leash: _Leash, url: str) -> Iterator[bytes]:
     while True:
         try:
             # What is there, at most: a reader that waits for more loses it when cut.
@@ -233,12 +230,9 @@ def _pieces(
         if leash.cause:
             raise leash.cause
         if not piece:
-            break
-        count += len(piece)
+            return
         leash.count(len(piece))
         yield piece
-    if expected is not None and count < expected:
-        raise FetchError("connection_lost", f"{redacted(url)} ended early.")
 
 
 def _no_portal(pieces: Iterator[bytes], url: str) -> Iterator[bytes]:
