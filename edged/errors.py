@@ -54,6 +54,10 @@ class ValidationError(ReleaseError):
     """The model cannot run, or does not do what it says."""
 
 
+class VerifyError(ReleaseError):
+    """What was fetched is not signed, not what was signed, or not what signed things may be."""
+
+
 class DeviceError(EdgedError):
     """This device, or what it is connected to, is at fault."""
 
