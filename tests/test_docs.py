@@ -33,7 +33,7 @@ def reasons_in_code() -> set[str]:
 def _slug_at(function: ast.expr) -> int:
     """Which argument of a call is a reason; -1 for none."""
     name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-    return 0 if name.endswith("Error") else {"Finding": 2, "Verdict": 1}.get(name, -1)
+    return 0 if name.endswith("Error") else {"Finding": 2, "Verdict": 1, "_no": 0}.get(name, -1)
 
 
 def test_every_reason_is_explained_and_every_explained_one_exists() -> None:
