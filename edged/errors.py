@@ -58,6 +58,10 @@ class VerifyError(ReleaseError):
     """What was fetched is not signed, not what was signed, or not what signed things may be."""
 
 
+class PackError(ReleaseError):
+    """No package can be made of what the operator gave."""
+
+
 class DeviceError(EdgedError):
     """This device, or what it is connected to, is at fault."""
 

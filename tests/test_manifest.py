@@ -188,6 +188,38 @@ def test_what_is_no_strict_json_is_refused(case) -> None:
     assert refused(NOT_JSON[case]).reason == "manifest_invalid"
 
 
+# What a JSON Schema cannot say, or says less strictly; edged does.
+BEYOND_SCHEMA = {
+    "labels without a number", "mean alone", "mean of two", "std of nothing", "created on no day",
+    "labels of other samples", "accelerator without its model", "shape of no channels",
+    "version in other digits", "name with a line end", "shape of reals",
+}  # fmt: skip
+
+
+def test_the_published_schema_says_the_same() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    schema = json.loads(SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+
+    for sound in (facts(), full(), json.loads(encode_manifest(parse_manifest(
+            packages.encoded(full()))))):  # fmt: skip
+        validator.validate(sound)
+    taken = {case for case, (wrong, _) in WRONG.items() if validator.is_valid(wrong)}
+    assert taken <= BEYOND_SCHEMA
+    assert not validator.is_valid({"schema": 2})
+
+
+def test_the_published_schema_names_every_field() -> None:
+    """Without a validator at hand: what is written has the schema's names, and no others."""
+    schema = json.loads(SCHEMA_FILE.read_text())
+    written = json.loads(encode_manifest(parse_manifest(packages.encoded(full()))))
+
+    assert set(written) == set(schema["properties"])
+    for table in ("input", "output", "requires", "golden", "trial"):
+        assert set(written[table]) == set(schema["properties"][table]["properties"])
+
+
 def test_a_later_schema_asks_for_an_update_of_edged() -> None:
     error = refused(packages.encoded({"schema": 2, "everything": "else"}))
 
