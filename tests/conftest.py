@@ -6,9 +6,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sim import broker as sim_broker
 from sim.device import BELT, Device, P
 from sim.disk import SmallDisk
+
+# The same cases every time and no limit of time for one: a busy machine changes nothing.
+settings.register_profile("edged", deadline=None, derandomize=True, database=None)
+settings.load_profile("edged")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the sweeps marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="a sweep: run with --slow"))
 
 
 @pytest.fixture
