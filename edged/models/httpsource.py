@@ -1,6 +1,6 @@
 """Fetches over HTTP with requests, from servers that may be slow, broken or hostile.
 
-Importing this costs 25 MB and 75 ms: import it when something is fetched for the first time.
+Importing this costs 20 ms and 4 MB beside python-tuf, 75 ms and 13 MB alone: only where it is used.
 """
 
 from __future__ import annotations
