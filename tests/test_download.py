@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import requests
 from sim.files import (
     PowerCutError,
     Step,
@@ -452,7 +453,10 @@ def test_passwords_in_urls_stay_out_of_messages(case: Case, free_port: int) -> N
     assert "secret" not in caught.value.explain()
 
 
-def test_tls(case: Case, tmp_path: Path) -> None:
+def test_tls(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.certs.where())
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     try:
         subprocess.run(
@@ -474,6 +478,10 @@ def test_tls(case: Case, tmp_path: Path) -> None:
         with pytest.raises(FetchError) as caught:
             repository(tmp_path / "b", case.world, url).refresh()
         assert caught.value.reason == "server_not_trusted"
+        for missing in (HttpSource(ca_file="/none"), HttpSource(cert_files=("/none", "/none"))):
+            with pytest.raises(FetchError) as caught:
+                repository(tmp_path / "d", case.world, url, source=missing).refresh()
+            assert caught.value.reason == "certificate_unreadable"
         other = url.replace("127.0.0.1", "localhost")
         with pytest.raises(FetchError) as caught:
             repository(tmp_path / "c", case.world, other, source=trusting).refresh()

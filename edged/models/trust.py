@@ -10,11 +10,10 @@ in. `.old` stays as the last good copy. Old versions must not come back through 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import orjson
 
 from edged.models.files import Files
 
@@ -56,7 +55,7 @@ class Trust:
             "anchor": self.anchor,
             "forgotten": self.forgotten,
         }
-        content = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+        content = json.dumps(body, sort_keys=True).encode()  # versions have no upper end
         return content + b"\n" + hashlib.sha256(content).hexdigest().encode() + b"\n"
 
     @classmethod
@@ -65,7 +64,7 @@ class Trust:
         content, _, digest = data.removesuffix(b"\n").partition(b"\n")
         if hashlib.sha256(content).hexdigest().encode() != digest:
             return None
-        body = orjson.loads(content)
+        body = json.loads(content)
         if body["schema"] != _SCHEMA:
             return None
         keys = {role: tuple(ids) for role, ids in body["keys"].items()}
