@@ -210,6 +210,15 @@ def test_the_published_schema_says_the_same() -> None:
     assert not validator.is_valid({"schema": 2})
 
 
+def test_the_example_in_the_document_is_a_manifest() -> None:
+    page = (SCHEMA_FILE.parent / "packages.md").read_text()
+    example = page.partition("```json\n")[2].partition("```")[0].replace("...", "0" * 64)
+
+    manifest = parse_manifest(example.encode())
+
+    assert (manifest.name, manifest.labels, manifest.trial.frames) == ("birds", 965, 300)
+
+
 def test_the_published_schema_names_every_field() -> None:
     """Without a validator at hand: what is written has the schema's names, and no others."""
     schema = json.loads(SCHEMA_FILE.read_text())

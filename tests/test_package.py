@@ -250,6 +250,24 @@ def test_what_is_unsound_is_refused_with_its_reason(tmp_path, case) -> None:
     assert names(tmp_path) <= {"package.zip", "unpacked"}
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (archive(parts()), "it has 4 entries, more than 3"),
+        (archive([Part(b"a/b", b"x")]), "'a/b' is no plain file name"),
+        (archive([Part(b"a\\b", b"x")]), "is no plain file name"),
+        (archive([Part(b"..", b"x")]), "is no plain file name"),
+        (archive([Part(b"a", b"x", flags=1)]), "a is encrypted"),
+        (archive([Part(b"a", b"x", flags=8)]), "a is packed in an unusual way"),
+    ],
+)
+def test_the_archive_alone_is_strict_too(data, words) -> None:
+    """Not only the list of names stands between an archive and the file system."""
+    with pytest.raises(VerifyError) as caught:
+        read_directory(io.BytesIO(data), most_entries=3, most_bytes=2**20)
+    assert words in str(caught.value)
+
+
 def test_a_bomb_is_noticed_before_it_unpacks(tmp_path) -> None:
     """What is written stays below what is declared."""
     package = read_package(write(tmp_path, bomb()))
