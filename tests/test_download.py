@@ -38,7 +38,7 @@ from edged.models.trust import Kept, TrustStore
 
 DATA = bytes(range(256)) * 512  # 128 KiB
 QUICK = Limits(
-    connect_s=1, silence_s=0.2, rate_bytes_s=2000, rate_window_s=0.3, poll_s=0.02, metadata_s=5,
+    connect_s=1, silence_s=0.7, rate_bytes_s=2000, rate_window_s=1.5, poll_s=0.02, metadata_s=5,
     step_bytes=1024,
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ from edged.models.repository import Clock, Repository
 from edged.models.source import Limits
 
 QUICK = Limits(
-    connect_s=2, silence_s=0.4, rate_bytes_s=2000, rate_window_s=0.25, poll_s=0.02, metadata_s=5
+    connect_s=2, silence_s=0.7, rate_bytes_s=2000, rate_window_s=1.5, poll_s=0.02, metadata_s=5
 )
 DATA = bytes(range(256)) * 40
 
