@@ -163,9 +163,9 @@ class _Watcher:
         now_s, stage = time.monotonic(), self._course.stage
         if self._reported_bytes > _MOST_REPORT_BYTES:
             return "report"
-        if self._most_resident_bytes is not None:
-            if self._resident() > self._most_resident_bytes:
-                return "memory"
+        most_bytes = self._most_resident_bytes
+        if most_bytes is not None and self._resident() > most_bytes:
+            return "memory"
         if now_s - self._stage_s > self._bounds.stage_s.get(stage, self._bounds.other_stage_s):
             return "stage"
         return "time" if now_s - self._start_s > self._bounds.wall_s else None
