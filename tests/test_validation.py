@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -97,52 +96,29 @@ CRASHES = {
 @pytest.mark.parametrize("case", CRASHES)
 def test_a_crash_is_named_by_its_signal_and_marks(tmp_path, sound, case) -> None:
     make, words = CRASHES[case]
-    path = models.write(tmp_path / "m.tflite", make())
-    if case == "segfault at load" and "SIGSEGV" not in dies(path):
-        pytest.skip("this runtime refuses the model instead of crashing")
 
-    result = tried(tmp_path, path.read_bytes(), sound)
+    result = tried(tmp_path, make(), sound)
 
     assert (result.reason, result.marks) == ("validation_crashed", True)
     assert result.detail == words
 
 
-def dies(path: Path) -> str:
-    """Say how a process ends that only runs a model, without a fence."""
-    code = """
-        import sys
-        import numpy as np
-        from edged.config import ModelConfig
-        from edged.inference.servable import load_servable
-        servable = load_servable(ModelConfig(name="m", factory=sys.argv[1]))
-        for _ in range(3):
-            servable.infer(np.zeros((1, 32, 32, 3), np.float32))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), path],
-        check=False,
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    return {-11: "SIGSEGV", -6: "SIGABRT"}.get(done.returncode, "")
-
-
 def test_success_that_is_followed_by_a_crash_is_a_crash(tmp_path, sound) -> None:
-    path = models.write(tmp_path / "m.tflite", badmodels.abort_at_exit())
-    if not dies(path):
+    """With a real model; what a spoilt heap does is up to the allocator, see also `PROGRAMS`."""
+    result = tried(tmp_path, badmodels.abort_at_exit(), sound)
+
+    if result.reason is None:
         pytest.skip("the spoilt heap does no harm with this runtime and allocator")
-
-    result = tried(tmp_path, path.read_bytes(), sound)
-
     assert (result.reason, result.marks) == ("validation_crashed", True)
     assert result.detail.startswith(("SIGSEGV", "SIGABRT")), result.detail
 
 
 def test_an_endless_loop_is_a_hang_and_marks(tmp_path, sound) -> None:
-    limits = Limits(memory_bytes=2**28, invoke_s=0.2, load_s=1.5, wall_s=50)
+    soon = Limits(memory_bytes=2**28, load_s=1, wall_s=50)
+    short = Limits(memory_bytes=2**28, invoke_s=0.2, load_s=30, wall_s=50)
 
-    at_load = tried(tmp_path, badmodels.endless(), sound, limits)
-    later = tried(tmp_path, badmodels.harm_when_bright(0.9, "endless"), sound, limits)
+    at_load = tried(tmp_path, badmodels.endless(), sound, soon)
+    later = tried(tmp_path, badmodels.harm_when_bright(0.9, "endless"), sound, short)
 
     assert (at_load.reason, at_load.marks) == ("validation_hung", True)
     assert at_load.detail == "it did not come back while it was loaded"
@@ -176,7 +152,7 @@ def test_too_slow_for_this_board_does_not_mark(tmp_path, sound) -> None:
     limits = Limits(memory_bytes=2**28, invoke_s=0.01, load_s=30, wall_s=50)
     hang_is_far = Limits(memory_bytes=2**28, invoke_s=10, load_s=30, wall_s=2)
 
-    per_invoke = tried(tmp_path, badmodels.slow(60_000), sound, limits)
+    per_invoke = tried(tmp_path, badmodels.slow(120_000), sound, limits)
     in_all = tried(tmp_path, slow, sound, hang_is_far)
 
     assert (per_invoke.reason, per_invoke.marks) in (
@@ -296,6 +272,9 @@ PROGRAMS = {
                           "what runs in its place writes without end", True),
     "killed by the kernel": (LOADING + "os.kill(os.getpid(), 9)", "validation_memory",
                              "the system had no memory left for it while it was loaded", False),
+    "a crash after a refusal": (LOADING + 'say(stage="refused", reason="-", detail="-")\n'
+                                "os.abort()", "validation_crashed", "SIGABRT after it was refused",
+                                True),
     "illegal instruction": (LOADING + "os.kill(os.getpid(), 4)", "validation_crashed",
                             "SIGILL while it was loaded", True),
     "hang when freed": (LOADING + 'say(stage="freeing")\ntime.sleep(99)', "validation_hung",

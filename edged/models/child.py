@@ -55,7 +55,6 @@ class Course:
         stage: the last that was reported, "" for none.
         cut: why it was killed, or None where it ended by itself.
         words: the end of what it wrote to stderr.
-        peak_bytes: most that was seen resident once there was a bound.
     """
 
     status: int = 0
@@ -63,7 +62,6 @@ class Course:
     stage: str = ""
     cut: Cut | None = None
     words: str = ""
-    peak_bytes: int = 0
 
 
 def watch(
@@ -165,11 +163,9 @@ class _Watcher:
         now_s, stage = time.monotonic(), self._course.stage
         if self._reported_bytes > _MOST_REPORT_BYTES:
             return "report"
-        if self._most_resident_bytes is not None:
-            resident_bytes = self._resident()
-            self._course.peak_bytes = max(self._course.peak_bytes, resident_bytes)
-            if resident_bytes > self._most_resident_bytes:
-                return "memory"
+        most_bytes = self._most_resident_bytes
+        if most_bytes is not None and self._resident() > most_bytes:
+            return "memory"
         if now_s - self._stage_s > self._bounds.stage_s.get(stage, self._bounds.other_stage_s):
             return "stage"
         return "time" if now_s - self._start_s > self._bounds.wall_s else None

@@ -258,6 +258,7 @@ class _Judge:
             "timing": f" at frame {line.get('number')}",
             "freeing": " when it was freed",
             "done": " after it had reported success",
+            "refused": " after it was refused",
         }
         return words.get(self._course.stage, " before it was loaded")
 
