@@ -22,6 +22,7 @@ from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.kinds.decoder import Cut, Decoder
+from edged.inference.kinds.ssd import SsdDecoder
 from edged.inference.modelfile import ModelFile, read_model_file
 from edged.inference.modellabels import packed_labels, parse_labels
 from edged.inference.postprocess import make_decoder
@@ -186,7 +187,10 @@ class Servable:
         for position, value in enumerate(inputs):
             self._interpreter.set_input(position, value)
         self._interpreter.invoke()
-        return self._interpreter.read_outputs(range(len(self._interpreter.outputs)))
+        outputs = self._interpreter.read_outputs(range(len(self._interpreter.outputs)))
+        if isinstance(self._decoder, SsdDecoder):
+            self._decoder.clear_padding(outputs)
+        return outputs
 
     def read(self, outputs: Sequence[Array]) -> Result:
         """Read what `run` returned, for an image of just the size of the input.
