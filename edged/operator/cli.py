@@ -16,6 +16,7 @@ from edged.command import OK, UsageError, run
 from edged.models.files import Files, storing
 from edged.models.package import read_package
 from edged.operator.keys import ROLES, Elsewhere
+from edged.operator.modelcommands import add_model_commands
 from edged.operator.published import State
 from edged.operator.repo import Repo, utc_now
 from edged.operator.serve import Server
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--bind", default="127.0.0.1", metavar="ADDRESS", help="%(default)s; 0.0.0.0: everybody"
     )
+    add_model_commands(areas)
     return parser
 
 
