@@ -7,26 +7,24 @@ import difflib
 import ipaddress
 import os
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
 from edged import __version__
+from edged.command import FAILED, OK, UsageError, run
 from edged.config import CameraConfig, Config
 from edged.config_text import ConfigTextError, Problem, from_values, parse
 from edged.daemon import Daemon
 from edged.doctor import examine
-from edged.errors import ConfigError, EdgedError
+from edged.errors import ConfigError
 from edged.lock import is_locked
 from edged.snapshot import take_snapshot
-from edged.systemd import Notifier, error_lines, set_up_logging
+from edged.systemd import Notifier, set_up_logging
 
 DEFAULT_CONFIG = "/etc/edged/edged.toml"
-OK, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 78
-
 # Which option a key of the configuration comes from when there is no file.
 _OPTIONS = {
     "factory": "--model",
@@ -35,13 +33,6 @@ _OPTIONS = {
     "accelerator": "--accelerator",
     "fps": "--fps",
 }
-
-
-class UsageError(EdgedError):
-    """The arguments are wrong."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("usage", message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,37 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 ok, 1 failed, 2 usage, 78 configuration.
     """
-    parser = _parser()
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if not given:
-        parser.print_help(sys.stderr)
-        return USAGE
-    try:
-        args = parser.parse_args(given)
-    except SystemExit as end:  # argparse ends the process; callers of main want a number
-        return int(end.code or 0)
-    return _outcome(args.command, args)
-
-
-def _outcome(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    try:
-        return command(args)
-    except UsageError as error:
-        code = USAGE
-        print(error_lines(f"edged: {error.explain()}"), file=sys.stderr)
-    except ConfigError as error:
-        code = CONFIGURATION
-        print(error_lines(f"edged: {error.explain()}"), file=sys.stderr)
-    except EdgedError as error:
-        code = FAILED
-        print(error_lines(f"edged: {error.explain()} ({error.reason})"), file=sys.stderr)
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does; nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
-    except KeyboardInterrupt:
-        code = FAILED
-    return code
+    return run(_parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,12 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edged {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run the service in the foreground")
-    _source_arguments(run)
-    run.add_argument("--broker", metavar="HOST[:PORT]", help="MQTT broker (127.0.0.1:1883)")
-    run.add_argument("--device-id", metavar="ID", help="this device's name in topics")
-    run.add_argument("-v", "--verbose", action="store_true", help="log more")
-    run.set_defaults(command=_run)
+    run_ = commands.add_parser("run", help="run the service in the foreground")
+    _source_arguments(run_)
+    run_.add_argument("--broker", metavar="HOST[:PORT]", help="MQTT broker (127.0.0.1:1883)")
+    run_.add_argument("--device-id", metavar="ID", help="this device's name in topics")
+    run_.add_argument("-v", "--verbose", action="store_true", help="log more")
+    run_.set_defaults(command=_run)
 
     check = commands.add_parser("check-config", help="explain every mistake in a configuration")
     check.add_argument("file", nargs="?", help="the file to check, instead of --config")

@@ -54,6 +54,14 @@ class ValidationError(ReleaseError):
     """The model cannot run, or does not do what it says."""
 
 
+class VerifyError(ReleaseError):
+    """What was fetched is not signed, not what was signed, or not what signed things may be."""
+
+
+class OperatorError(EdgedError):
+    """What the operator asks for cannot be done with this repository, these keys or this file."""
+
+
 class DeviceError(EdgedError):
     """This device, or what it is connected to, is at fault."""
 
@@ -72,6 +80,20 @@ class AcceleratorError(DeviceError):
 
 class StoreError(DeviceError):
     """A file or directory of the daemon's own cannot be read or written."""
+
+
+class FetchError(DeviceError):
+    """Something could not be fetched now; another attempt may succeed.
+
+    Attributes:
+        retry_after_s: how long the server asks to be left alone, or None.
+    """
+
+    def __init__(
+        self, reason: str, message: str, *, advice: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason, message, advice=advice)
+        self.retry_after_s = retry_after_s
 
 
 class MessageError(EdgedError):

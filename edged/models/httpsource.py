@@ -1,0 +1,383 @@
+"""Fetches over HTTP with requests, from servers that may be slow, broken or hostile.
+
+Importing this costs 25 MB and 75 ms: import it when something is fetched for the first time.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import ipaddress
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+
+from edged.errors import FetchError
+from edged.models.source import Body, ContentRange, Patience
+from edged.redact import redacted
+
+_MAX_REDIRECTS = 3
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_PIECE_BYTES = 64 * 1024
+_LONGEST_RETRY_AFTER_S = 24 * 3600.0
+
+
+class HttpSource:
+    """A web server, bucket or CDN.
+
+    Args:
+        agent: name and version of this program, for the server's log.
+        proxies: scheme to URL; the environment's (`https_proxy`, `no_proxy`) where it is None.
+        ca_file: certificates to trust instead of the usual ones.
+        cert_files: certificate and key to show.
+    """
+
+    def __init__(
+        self,
+        agent: str = "edged",
+        *,
+        proxies: Mapping[str, str] | None = None,
+        ca_file: str | None = None,
+        cert_files: tuple[str, str] | None = None,
+    ) -> None:
+        self._agent = agent
+        self._proxies = proxies
+        self._ca_file = ca_file
+        self._cert_files = cert_files
+
+    @contextmanager
+    def open(
+        self, url: str, patience: Patience, *, start_bytes: int = 0, validator: str = ""
+    ) -> Iterator[Body]:
+        """See `Source.open`. Each request has a connection of its own: there are few."""
+        patience.check()
+        headers = {
+            # What is signed has a length; what inflates has none.
+            "Accept-Encoding": "identity",
+            "User-Agent": self._agent,
+        }
+        if start_bytes:
+            headers["Range"] = f"bytes={start_bytes}-"
+            if validator:
+                headers["If-Range"] = validator
+        with _Leash(patience) as leash, self._session(leash) as session, ExitStack() as stack:
+            try:
+                response = stack.enter_context(self._follow(session, url, headers, patience))
+                if start_bytes and _range_is_useless(response, start_bytes):
+                    del headers["Range"]
+                    headers.pop("If-Range", None)
+                    response = stack.enter_context(self._follow(session, url, headers, patience))
+                _check_status(response, url)
+                body = _body(response, leash, url)
+            except (requests.RequestException, HTTPError, OSError) as error:
+                raise leash.cause or _explain(error, url) from error
+            # Not within the try: what the caller does with the body is no fault of the network.
+            yield body
+
+    @contextmanager
+    def _session(self, leash: _Leash) -> Iterator[requests.Session]:
+        with _Session() as session:
+            adapter = _Adapter(leash.hold)
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, adapter)
+            if self._proxies is not None:
+                session.trust_env = False
+                session.proxies = dict(self._proxies)
+            if self._ca_file:
+                # Else REQUESTS_CA_BUNDLE of the environment would win.
+                session.trust_env = False
+                session.verify = self._ca_file
+                if self._proxies is None:
+                    session.proxies = urllib.request.getproxies()
+            session.cert = self._cert_files
+            yield session
+
+    @staticmethod
+    def _follow(
+        session: requests.Session, url: str, headers: Mapping[str, str], patience: Patience
+    ) -> requests.Response:
+        limits = patience.limits
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = session.get(
+                url,
+                headers=headers,
+                stream=True,
+                allow_redirects=False,
+                timeout=(limits.connect_s, limits.silence_s),
+            )
+            if response.status_code not in _REDIRECTS:
+                return response
+            response.close()
+            url = _redirected(url, response.headers.get("Location", ""))
+        raise FetchError(
+            "redirect_loop", f"more than {_MAX_REDIRECTS} redirects, the last to {redacted(url)}."
+        )
+
+
+def _redirected(url: str, location: str) -> str:
+    """To http and https only, never from https to http, nor from outside into this machine."""
+    try:
+        target = urljoin(url, location)
+        here, there = urlsplit(url), urlsplit(target)
+        inside = [_is_inside(place.hostname) for place in (here, there)]
+        schemes = ("https",) if here.scheme == "https" else ("http", "https")
+        allowed = there.scheme in schemes and there.hostname and (inside[0] or not inside[1])
+    except ValueError:
+        allowed = False
+    if not allowed:
+        raise FetchError(
+            "redirect_refused",
+            f"{redacted(url)} redirects to {redacted(location)[:200]}, where it must not.",
+        )
+    return target
+
+
+def _is_inside(host: str | None) -> bool:
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_link_local or address.is_unspecified
+
+
+def _range_is_useless(response: requests.Response, start_bytes: int) -> bool:
+    """Whether the server answered a Range with something that the whole must be asked for."""
+    if response.status_code == requests.codes.requested_range_not_satisfiable:
+        return True
+    if response.status_code != requests.codes.partial_content:
+        return False
+    given = ContentRange.parse(response.headers.get("Content-Range", ""))
+    return given is None or given.start_bytes != start_bytes
+
+
+def _check_status(response: requests.Response, url: str) -> None:
+    status = response.status_code
+    where = f"{redacted(url)} (HTTP {status})"
+    if status in (200, 206):
+        return
+    wait_s = _retry_after_s(response.headers)
+    if status in (404, 410):
+        raise FetchError("not_found", f"the server does not have {where}.")
+    if status in (401, 403):
+        raise FetchError("forbidden", f"the server does not give out {where}.")
+    if status == requests.codes.proxy_authentication_required:
+        raise FetchError("proxy_failed", f"the proxy wants a password for {where}.")
+    if status == requests.codes.too_many_requests or (status == 503 and wait_s is not None):
+        raise FetchError(
+            "server_busy", f"the server wants to be left alone: {where}.", retry_after_s=wait_s
+        )
+    if status >= 500:
+        raise FetchError("server_failed", f"the server failed: {where}.")
+    raise FetchError("status_unexpected", f"the server's answer makes no sense: {where}.")
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), _LONGEST_RETRY_AFTER_S)
+    try:
+        # By the server's own clock: ours may be wrong.
+        until = email.utils.parsedate_to_datetime(text)
+        asked = email.utils.parsedate_to_datetime(headers.get("Date", ""))
+        return min(max((until - asked).total_seconds(), 0.0), _LONGEST_RETRY_AFTER_S)
+    except (TypeError, ValueError):
+        return None
+
+
+def _body(response: requests.Response, leash: _Leash, url: str) -> Body:
+    headers = response.headers
+    encoding = headers.get("Content-Encoding", "identity").lower()
+    if encoding != "identity":
+        raise FetchError(
+            "content_encoded",
+            f"{redacted(url)} comes encoded ({encoding[:20]}), which was not asked for.",
+            advice="Switch compression off for what edged fetches.",
+        )
+    length = headers.get("Content-Length", "")
+    expected = int(length) if length.isascii() and length.isdigit() else None
+    start, total = 0, expected
+    if response.status_code == requests.codes.partial_content:
+        given = ContentRange.parse(headers.get("Content-Range", ""))
+        if given is None:
+            raise FetchError("status_unexpected", f"only a part of {redacted(url)}.")
+        start, total = given.start_bytes, given.total_bytes
+    etag = headers.get("ETag", "")
+    # A weak validator promises no identical bytes; a date stands in for a missing one.
+    validator = headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
+    pieces = _pieces(response, leash, expected, url)
+    if "html" in headers.get("Content-Type", "").lower():
+        pieces = _no_portal(pieces, url)
+    return Body(start, total, validator if len(validator) <= 200 else "", pieces)
+
+
+def _pieces(
+    response: requests.Response, leash: _Leash, expected: int | None, url: str
+) -> Iterator[bytes]:
+    count = 0
+    while True:
+        try:
+            # What is there, at most: a reader that waits for more loses it when cut.
+            piece = response.raw.read1(_PIECE_BYTES, decode_content=False)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise leash.cause or _explain(error, url) from error
+        if leash.cause:
+            raise leash.cause
+        if not piece:
+            break
+        count += len(piece)
+        leash.count(len(piece))
+        yield piece
+    if expected is not None and count < expected:
+        raise FetchError("connection_lost", f"{redacted(url)} ended early.")
+
+
+def _no_portal(pieces: Iterator[bytes], url: str) -> Iterator[bytes]:
+    first = next(pieces, b"")
+    if first.lstrip()[:1] == b"<":
+        raise FetchError(
+            "captive_portal",
+            f"instead of {redacted(url)} came a web page: is this a network that wants a log-in?",
+        )
+    yield first
+    yield from pieces
+
+
+def _explain(error: Exception, url: str) -> FetchError:  # noqa: PLR0911 - a table
+    where = redacted(url)
+    if isinstance(error, requests.exceptions.SSLError):
+        return FetchError(
+            "server_not_trusted",
+            f"no trusted connection to {where}: {redacted(str(error))[:200]}.",
+            advice="Look at the clock and at ca_file.",
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return FetchError("proxy_failed", f"the proxy does not lead to {where}.")
+    if isinstance(error, ValueError):  # requests' InvalidURL, InvalidSchema and MissingSchema
+        return FetchError("url_invalid", f"not a URL that can be fetched: {where}.")
+    if isinstance(error, requests.exceptions.ReadTimeout | ReadTimeoutError | TimeoutError):
+        return FetchError("server_silent", f"{where} went silent.")
+    inner = error.args[0] if error.args else None
+    if isinstance(error, ProtocolError) or isinstance(inner, ProtocolError):
+        return FetchError("connection_lost", f"the connection was cut: {where}.")
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return FetchError("server_unreachable", f"no connection to {where}.")
+    return FetchError("connection_lost", f"{where}: {type(error).__name__}.")
+
+
+class _Leash:
+    """Cuts the connections of a request that is too slow, too late or not wanted any more.
+
+    Timeouts of sockets start anew with each byte, so a server that drips could hold a reader
+    for days, in a body, in headers or in the middle of a TLS handshake. A thread watches.
+
+    Attributes:
+        cause: why it was cut, or None.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._bytes = 0
+        self._lines: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self.cause: FetchError | None = None
+        self._thread = threading.Thread(target=self._watch, name="fetch-leash", daemon=True)
+
+    def __enter__(self) -> _Leash:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for line in self._lines:
+            line.close()
+
+    def hold(self, sock: socket.socket) -> None:
+        """Take a new connection: a second handle, as TLS takes the first one over."""
+        with self._lock:
+            self._lines.append(sock.dup())
+
+    def count(self, count: int) -> None:
+        """Note bytes that arrived."""
+        self._bytes += count
+
+    def _watch(self) -> None:
+        limits = self._patience.limits
+        marked_bytes, mark_s = 0, time.monotonic()
+        while not self._over.wait(limits.poll_s):
+            now_s = time.monotonic()
+            if self.cause is None:
+                try:
+                    self._patience.check()
+                except FetchError as error:
+                    self.cause = error
+            if self.cause is None and now_s - mark_s >= limits.rate_window_s:
+                if self._bytes - marked_bytes < limits.rate_bytes_s * (now_s - mark_s):
+                    self.cause = FetchError("too_slow", "the server sends too slowly.")
+                marked_bytes, mark_s = self._bytes, now_s
+            if self.cause is not None:
+                self._cut()  # each time round: a connection may have been made since
+
+    def _cut(self) -> None:
+        with self._lock:
+            for line in self._lines:
+                with suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+
+
+class _Session(requests.Session):
+    """Leaves redirects to `_follow`: requests would read the body of each to its end."""
+
+    def get_redirect_target(self, _: requests.Response) -> None:
+        """See the base class."""
+        return
+
+
+class _Adapter(HTTPAdapter):
+    """Tells of each connection as soon as there is one, before TLS. Never tries again itself."""
+
+    def __init__(self, hold: Callable[[socket.socket], None]) -> None:
+        self._pools = _pools(hold)
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **settings: Any) -> None:
+        super().init_poolmanager(*args, **settings)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *args: Any, **settings: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **settings)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+def _pools(hold: Callable[[socket.socket], None]) -> dict[str, type[HTTPConnectionPool]]:
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            hold(sock)
+            return sock
+
+    class Tls(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            hold(sock)
+            return sock
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = Tls
+
+    return {"http": PlainPool, "https": TlsPool}

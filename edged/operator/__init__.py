@@ -1,0 +1,1 @@
+"""What the fleet's operator runs at a desk: `edgectl`."""
