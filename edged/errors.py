@@ -98,3 +98,7 @@ class FetchError(DeviceError):
 
 class MessageError(EdgedError):
     """An inbound message cannot be taken; it is answered on the `error` topic."""
+
+
+class ControlError(EdgedError):
+    """A request over the control socket cannot be taken, or its answer does not come."""
