@@ -11,6 +11,17 @@ from sim.device import BELT, Device, P
 from sim.disk import SmallDisk
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the sweeps marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="a sweep: run with --slow"))
+
+
 @pytest.fixture
 def free_port() -> int:
     """A loopback port that nothing listens on."""
