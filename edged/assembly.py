@@ -17,6 +17,8 @@ from edged.inference.edgetpu import list_edgetpus
 from edged.inference.servable import Servable, load_servable
 from edged.mqtt.client import Session
 from edged.mqtt.messages import (
+    DeviceInfo,
+    Stats,
     Topics,
     encode_info,
     encode_model_state,
@@ -25,6 +27,7 @@ from edged.mqtt.messages import (
 )
 from edged.mqtt.outbox import Outbox
 from edged.mqtt.spool import Spool
+from edged.mqtt.status import SessionStatus
 from edged.pipeline.bell import Bell
 from edged.pipeline.capture import Capture
 from edged.pipeline.counters import CameraCounters
@@ -37,7 +40,7 @@ from edged.pipeline.publisher import PublisherWorker
 from edged.pipeline.recovery import ModelRecovery
 from edged.pipeline.results import Results
 from edged.prediction import Prediction
-from edged.report import StatsReporter, device_info, model_state
+from edged.report import StatsReporter, control_status, device_info, model_state
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +162,7 @@ class Assembly:
             for camera, lane in zip(config.camera, self.lanes, strict=True)
         ]
         self._stats = StatsReporter(self.lanes)
+        self._last_stats: Stats | None = None
         self._stats_due_s = time.monotonic() + config.mqtt.stats_s
 
     def start(self) -> None:
@@ -206,13 +210,12 @@ class Assembly:
         self.tell()
         if time.monotonic() >= self._stats_due_s:
             self._stats_due_s = time.monotonic() + self.config.mqtt.stats_s
-            stats = encode_stats(self._stats.take(self.session.status()))
-            self.session.publish(self._topics.stats, stats, qos=0)
+            self._last_stats = self._stats.take(self.session.status())
+            self.session.publish(self._topics.stats, encode_stats(self._last_stats), qos=0)
 
     def tell(self) -> None:
         """Publish the retained state; what has not changed is not sent again."""
-        spool = self.session.status().spool_trouble
-        info = device_info(self.config, self.slots, self._captures, self._last_stop, spool)
+        info = self._info(self.session.status())
         self.session.set_retained(self._topics.info, encode_info(info))
         for name, slot in self.slots.items():
             self.session.set_retained(
@@ -242,6 +245,22 @@ class Assembly:
         broker = self.session.status()
         parts.append(f"broker {broker.state}" + (f" ({broker.reason})" if broker.reason else ""))
         return "; ".join(parts)
+
+    def report(self) -> dict[str, object]:
+        """Say at length what is going on, for `edged status`. From any thread."""
+        session = self.session.status()
+        return {
+            "device_id": self._topics.device,
+            "healthy": self.healthy(),
+            **control_status(
+                self.config, self._info(session), self.lanes, session, self._last_stats
+            ),
+        }
+
+    def _info(self, session: SessionStatus) -> DeviceInfo:
+        return device_info(
+            self.config, self.slots, self._captures, self._last_stop, session.spool_trouble
+        )
 
     def _send(self, prediction: Prediction, seq: int) -> None:
         payload = encode_prediction(prediction, boot=self._boot, seq=seq)

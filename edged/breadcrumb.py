@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from edged.errors import StoreError
+from edged.lock import unusable_runtime_dir
 
 _FILE = "run.json"
 
@@ -34,11 +34,7 @@ class RunRecord:
             self.last_stop = self._read()
             self._write({"state": "running", "pid": os.getpid()})
         except OSError as error:
-            raise StoreError(
-                "runtime_dir_unusable",
-                f"cannot use the runtime directory {runtime_dir}: {error.strerror}.",
-                advice="Set runtime_dir to a directory that this user may write to.",
-            ) from error
+            raise unusable_runtime_dir(runtime_dir, error) from error
 
     def stopped(self, cause: str) -> None:
         """Note a clean stop; `cause` is e.g. `sigterm`."""

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
 
 from edged import __version__
-from edged.command import FAILED, OK, UsageError, run
+from edged.arguments import DEFAULT_CONFIG, config_of, config_path, overridden, read_config
+from edged.command import FAILED, OK, run
+from edged.commands import (
+    cancel,
+    deployments,
+    forget_order,
+    install,
+    list_models,
+    mark,
+    roll_back,
+    status,
+)
 from edged.config import CameraConfig, Config
-from edged.config_text import ConfigTextError, Problem, from_values, parse
 from edged.errors import ConfigError
 from edged.lock import is_locked
+from edged.models.desired import Source
 from edged.systemd import Notifier, set_up_logging
 
 # ruff: noqa: PLC0415 - a command imports what it alone needs: numpy, OpenCV and MQTT take a
 # quarter of a second on a PC and several times that on a Pi
-
-DEFAULT_CONFIG = "/etc/edged/edged.toml"
-# Which option a key of the configuration comes from when there is no file.
-_OPTIONS = {
-    "factory": "--model",
-    "source": "--camera",
-    "labels": "--labels",
-    "accelerator": "--accelerator",
-    "fps": "--fps",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +75,61 @@ def _parser() -> argparse.ArgumentParser:
     _config_argument(doctor)
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(command=_doctor)
+
+    _service(commands, "status", status, "say how the service is doing")
+    deployed = _service(commands, "deployments", deployments, "what was installed, and how it went")
+    deployed.add_argument("model", metavar="MODEL", nargs="?", help="of this model only")
+    _model_commands(commands.add_parser("models", help="the versions of models on this device"))
+    return parser
+
+
+def _model_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _service(commands, "list", list_models, "versions, marks, and who wants which")
+
+    new = _service(commands, "install", install, "install from a file, such as one on a stick")
+    new.add_argument("file", type=Path, metavar="FILE", help="made by `edgectl repo export`")
+    new.add_argument("--model", metavar="MODEL", help="which, where the file does not say")
+    new.add_argument("--bare", action="store_true", help="a model or package that nobody signed")
+
+    back = _service(commands, "rollback", roll_back, "return to the version before")
+    back.add_argument("model", metavar="MODEL")
+
+    judged = _service(commands, "mark", mark, "say for good what is to be thought of a version")
+    judged.add_argument("model", metavar="MODEL")
+    judged.add_argument("release", metavar="VERSION")
+    verdict = judged.add_mutually_exclusive_group(required=True)
+    for name, words in (
+        ("bad", "never install it again"),
+        ("good", "it may come back"),
+        ("none", "forget what was thought of it"),
+    ):
+        verdict.add_argument(
+            f"--{name}", dest="verdict", action="store_const", const=name, help=words
+        )
+
+    ended = _service(commands, "cancel", cancel, "give a deployment up")
+    ended.add_argument("model", metavar="MODEL")
+    ended.add_argument("deployment_id", metavar="DEPLOYMENT")
+
+    order = _service(
+        commands, "forget-order", forget_order, "let a source's next wish count, whatever its order"
+    )
+    order.add_argument("model", metavar="MODEL")
+    order.add_argument("source", metavar="SOURCE", choices=list(Source), help=", ".join(Source))
+
+
+def _service(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    words: str,
+) -> argparse.ArgumentParser:
+    """Add a command that speaks with the service."""
+    parser = commands.add_parser(name, help=words)
+    _config_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    parser.set_defaults(command=command)
     return parser
 
 
@@ -109,160 +162,19 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _config_path(args: argparse.Namespace) -> Path:
-    return Path(args.config or os.environ.get("EDGED_CONFIG") or DEFAULT_CONFIG)
-
-
-def _read_config(path: Path) -> Config:
-    try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError as error:
-        raise ConfigError(
-            "config_missing",
-            f"there is no configuration file {path}.",
-            advice="Give --config FILE, or run without one: --model FILE --camera SOURCE.",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError("config_unreadable", f"cannot read {path}: {error}.") from error
-    try:
-        return parse(text)
-    except ConfigError as error:
-        raise ConfigError(error.reason, f"{path}:\n{error}") from error
-
-
-def _config(args: argparse.Namespace) -> Config:
-    """Return the configuration that the arguments name: a file, or model and camera directly."""
-    if args.model is None and args.camera is None:
-        given = [
-            name for name in ("labels", "accelerator", "fps") if getattr(args, name) is not None
-        ]
-        if given:
-            raise UsageError(f"--{given[0]} goes with --model and --camera only.")
-        return _overridden(_read_config(_config_path(args)), args)
-    if args.config is not None:
-        raise UsageError("--config and --model/--camera exclude each other.")
-    if args.model is None or args.camera is None:
-        raise UsageError("--model and --camera go together: give both.")
-    model: dict[str, object] = {"name": _slug(Path(args.model).stem), "factory": args.model}
-    camera: dict[str, object] = {"name": "cam", "source": args.camera, "model": model["name"]}
-    for name, table in (("labels", model), ("accelerator", model), ("fps", camera)):
-        if getattr(args, name) is not None:
-            table[name] = getattr(args, name)
-    values: dict[str, object] = {
-        "model": [model],
-        "camera": [camera],
-        "state_dir": _xdg("XDG_STATE_HOME", Path.home() / ".local/state"),
-        "runtime_dir": _xdg("XDG_RUNTIME_DIR", Path(f"/tmp/edged-{os.getuid()}")),  # noqa: S108  # per user
-    }
-    try:
-        config = from_values(values)
-    except ConfigTextError as error:
-        raise UsageError(
-            "\n".join(_as_option(problem, args) for problem in error.problems)
-        ) from None
-    return _overridden(config, args)
-
-
-def _as_option(problem: Problem, args: argparse.Namespace) -> str:
-    """Say what is wrong with a value in terms of the option it came from."""
-    option = _OPTIONS.get(problem.key.rpartition(": ")[2], problem.key)
-    hint = f"; did you mean {guess}?" if (guess := _guess_source(args.camera)) else ""
-    return f"{option}: {problem.message}{hint if option == '--camera' else ''}"
-
-
-def _guess_source(text: str) -> str:
-    """Return the source that somebody meant who gave a bare path or number, or ""."""
-    if re.fullmatch(r"[0-9]+", text):
-        return f"v4l2:/dev/video{text}"
-    if re.fullmatch(r"(v4l2:|/dev/)?video[0-9]+", text):
-        return f"v4l2:/dev/{text.rpartition('/')[2].removeprefix('v4l2:')}"
-    path = Path(text)
-    try:
-        if path.is_dir():
-            return f"images:{text}"
-        if path.is_file():
-            images = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-            return f"{'images' if path.suffix.lower() in images else 'file'}:{text}"
-    except (OSError, ValueError):
-        return ""
-    import difflib
-
-    close = difflib.get_close_matches(text, ("picamera", "synthetic"), 1)
-    return close[0] if close else ""
-
-
-def _overridden(config: Config, args: argparse.Namespace) -> Config:
-    """Return the configuration with what `--broker` and `--device-id` say instead."""
-    if getattr(args, "broker", None) is not None:
-        host, port = _broker(args.broker)
-        try:
-            mqtt = replace(config.mqtt, host=host, port=port)
-        except ValueError as error:
-            raise UsageError("--broker: must be HOST or HOST:PORT.") from error
-        config = replace(config, mqtt=mqtt)
-    if getattr(args, "device_id", None) is not None:
-        try:
-            config = replace(config, device_id=args.device_id)
-        except ValueError as error:
-            raise UsageError(
-                "--device-id: must be letters, digits, - and _, beginning with a letter or digit,"
-                " at most 64."
-            ) from error
-    return config
-
-
-def _slug(stem: str) -> str:
-    slug = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:64]
-    return slug or "model"
-
-
-def _xdg(variable: str, default: Path) -> str:
-    return str(Path(os.environ.get(variable) or default) / "edged")
-
-
-def _broker(text: str) -> tuple[str, int | None]:
-    # [::1]:1883, ::1, host:1883, host
-    if "@" in text:
-        raise UsageError(
-            "--broker: takes no user and no password; put username and password_file into a"
-            " configuration file."
-        )
-    bracketed = re.fullmatch(r"\[(.+)\](?::(.+))?", text)
-    if bracketed:
-        host, port = bracketed[1], bracketed[2] or ""
-    elif text.count(":") == 1:
-        host, port = text.split(":")
-    else:
-        host, port = text, ""
-    if port and not (port.isascii() and port.isdigit()):
-        raise UsageError(f"--broker: {port!r} is no port number.")
-    if ":" in host and not _is_ipv6(host):
-        raise UsageError("--broker: must be HOST or HOST:PORT.")
-    return host, int(port) if port else None
-
-
-def _is_ipv6(text: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(text).version == 6
-    except ValueError:
-        return False
-
-
 def _run(args: argparse.Namespace) -> int:
     from edged.daemon import Daemon
 
-    config = _config(args)
+    config = config_of(args)
     set_up_logging(verbose=args.verbose)
     direct = args.model is not None
-    reload = None if direct else lambda: _overridden(_read_config(_config_path(args)), args)
+    reload = None if direct else lambda: overridden(read_config(config_path(args)), args)
     return Daemon(config, reload, Notifier()).run()
 
 
 def _check_config(args: argparse.Namespace) -> int:
-    path = Path(args.file) if args.file else _config_path(args)
-    config = _read_config(path)
+    path = Path(args.file) if args.file else config_path(args)
+    config = read_config(path)
     cameras = ", ".join(f"{camera.name} ({camera.model})" for camera in config.camera)
     print(f"{path}: ok. Cameras and their models: {cameras}.")
     print("Files and devices were not looked at: `edged doctor` does that.")
@@ -272,7 +184,7 @@ def _check_config(args: argparse.Namespace) -> int:
 def _snapshot(args: argparse.Namespace) -> int:
     from edged.snapshot import take_snapshot
 
-    config = _config(args)
+    config = config_of(args)
     camera = _camera(config, args.name)
     model = next(model for model in config.model if model.name == camera.model)
     runs = is_locked(Path(config.state_dir))
@@ -299,11 +211,11 @@ def _camera(config: Config, name: str | None) -> CameraConfig:
 def _doctor(args: argparse.Namespace) -> int:
     from edged.doctor import examine
 
-    path = _config_path(args)
+    path = config_path(args)
     config: Config | None = None
     problem = ""
     try:
-        config = _read_config(path)
+        config = read_config(path)
     except ConfigError as error:
         # Without a file the machine is examined all the same; a wrong one is a finding.
         if error.reason != "config_missing" or args.config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -12,11 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from edged import __version__
 from edged.assembly import LOAD_LIMIT_S, Assembly, load_models, restore_outbox, topics_of
 from edged.breadcrumb import RunRecord
 from edged.config import Config, ModelConfig
+from edged.control import ControlServer, Operation
 from edged.errors import ConfigError, EdgedError, StoreError
-from edged.lock import StateLock
+from edged.lock import RuntimeLock, StateLock
 from edged.mqtt.client import Session
 from edged.systemd import Notifier
 
@@ -61,6 +64,8 @@ class Daemon:
         self._stop_cause = ""
         self._reload_asked = False
         self._crashed: threading.ExceptHookArgs | None = None
+        self._began_s = time.monotonic()
+        self._assembly: Assembly | None = None  # what `status` asks
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
@@ -74,16 +79,37 @@ class Daemon:
         """
         with self._signals():
             lock = StateLock(Path(self._config.state_dir))
-            record = RunRecord(Path(self._config.runtime_dir))
+            runtime = RuntimeLock(Path(self._config.runtime_dir))
+            # From the start: loading may take a while, and then somebody asks why.
+            control = ControlServer(runtime, self._operations())
             try:
-                code = self._serve(record.last_stop)
-            except _StopAskedError:
-                code = 0
-            if code == 0:
-                record.stopped(self._stop_cause)
-                log.info("stopped (%s)", self._stop_cause)
-            lock.release()
+                record = RunRecord(runtime.directory)
+                try:
+                    code = self._serve(record.last_stop)
+                except _StopAskedError:
+                    code = 0
+                if code == 0:
+                    record.stopped(self._stop_cause)
+                    log.info("stopped (%s)", self._stop_cause)
+            finally:
+                control.stop()
+                runtime.release()
+                lock.release()
             return code
+
+    def _operations(self) -> dict[str, Operation]:
+        """Return all that the control socket offers."""
+        return {"status": lambda _: self._status()}
+
+    def _status(self) -> dict[str, object]:
+        assembly = self._assembly
+        return {
+            "state": "starting" if assembly is None else "running",
+            "edged": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._began_s, 1),
+            **({} if assembly is None else assembly.report()),
+        }
 
     def _serve(self, last_stop: str) -> int:
         config = self._config
@@ -94,6 +120,7 @@ class Daemon:
         spool.start()
         assembly = Assembly(config, servables, session, last_stop, self._wake)
         assembly.start()
+        self._assembly = assembly
         self._notifier.ready()
         assembly = self._supervise(assembly, last_stop)
         self._notifier.stopping()
@@ -149,6 +176,7 @@ class Daemon:
             session.start()
         moved = Assembly(config, {**kept, **loaded}, session, last_stop, self._wake)
         moved.start()
+        self._assembly = moved
         self._notifier.ready()
         log.info("reloaded")
         return moved

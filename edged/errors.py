@@ -86,10 +86,6 @@ class StoreError(DeviceError):
     """A file or directory of the daemon's own cannot be read or written."""
 
 
-class MessageError(EdgedError):
-    """An inbound message cannot be taken; it is answered on the `error` topic."""
-
-
 class FetchError(DeviceError):
     """Something could not be fetched now; another attempt may succeed.
 
@@ -102,3 +98,11 @@ class FetchError(DeviceError):
     ) -> None:
         super().__init__(reason, message, advice=advice)
         self.retry_after_s = retry_after_s
+
+
+class MessageError(EdgedError):
+    """An inbound message cannot be taken; it is answered on the `error` topic."""
+
+
+class ControlError(EdgedError):
+    """A request over the control socket cannot be taken, or its answer does not come."""

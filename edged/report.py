@@ -6,6 +6,9 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from typing import cast
+
+import orjson
 
 from edged import __version__
 from edged.board import board_name, temperatures_c
@@ -24,11 +27,13 @@ from edged.mqtt.messages import (
     Stats,
     Versions,
     VersionState,
+    encode_info,
 )
 from edged.mqtt.status import SessionStatus
 from edged.pipeline.capture import Capture
 from edged.pipeline.lane import Lane
 from edged.pipeline.modelslot import ModelSlot
+from edged.redact import redacted
 
 
 def model_info(slot: ModelSlot, requested: str) -> ModelInfo:
@@ -92,6 +97,58 @@ def model_state(slot: ModelSlot) -> ModelState:
         return ModelState(slot.name)
     active = VersionState(servable.id.version, servable.id.sha256, servable.loaded_s)
     return ModelState(slot.name, active=active)
+
+
+def control_status(
+    config: Config,
+    info: DeviceInfo,
+    lanes: Iterable[Lane],
+    session: SessionStatus,
+    last: Stats | None,
+) -> dict[str, object]:
+    """Return what `edged status` shows, as JSON can carry it, without credentials.
+
+    Args:
+        config: what runs.
+        info: as it is published.
+        lanes: one per camera, in the order of `info.cameras`.
+        session: with the broker.
+        last: the latest stats; None before the first. Their rates are over `mqtt.stats_s`.
+    """
+    told = orjson.loads(encode_info(info))
+    del told["schema"]
+    rates = {camera.name: camera for camera in last.cameras} if last is not None else {}
+    for camera, lane in zip(told["cameras"], lanes, strict=True):
+        counters, rate = lane.counters, rates.get(lane.camera)
+        camera |= {
+            "model": lane.model.name,
+            "captured": counters.captured,
+            "replaced": counters.replaced,
+            "inferred": counters.inferred,
+            "published": counters.published,
+            "withheld": counters.withheld,
+            "errors": dict(counters.errors),
+            "published_per_s": None if rate is None else round(rate.published_per_s, 3),
+            "invoke_ms": {} if rate is None else rate.invoke_ms,
+        }
+    told["broker"] = {
+        "host": config.mqtt.host,
+        "port": config.mqtt.effective_port,
+        "state": session.state,
+        "reason": session.reason,
+        "detail": redacted(session.detail),
+        "for_s": round(time.monotonic() - session.since_mono_s, 1),
+        "protocol": session.protocol,
+        "reconnects": session.reconnects,
+    }
+    told["outbox"] |= {
+        "queued": session.queued,
+        "queued_bytes": session.queued_bytes,
+        "stored": session.stored,
+        "in_flight": session.in_flight,
+        "dropped": asdict(session.dropped),
+    }
+    return cast("dict[str, object]", told)
 
 
 class StatsReporter:
