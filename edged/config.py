@@ -123,7 +123,7 @@ class ModelConfig:
     mask: bool = False
     labels: Path | None = None
     resize: Literal["stretch", "center_crop", "letterbox"] | None = None  # as the kind is used to
-    color: Literal["rgb", "bgr"] = "rgb"
+    color: Literal["rgb", "bgr"] | None = None  # as the package says, else rgb
     mean: Channels | None = None
     std: Channels | None = None
     invoke_limit_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
