@@ -13,8 +13,8 @@ FLOORS = [
      "models.fields", "models.strictjson", "models.version", "mqtt.moment", "mqtt.outbox",
      "pipeline.counters", "redact", "scene", "toml_lines"],
     ["camera.base", "config", "inference.modellabels", "inference.resize",
-     "inference.signature", "models.archive", "models.desired", "mqtt.status", "prediction",
-     "toml_text"],
+     "inference.signature", "models.archive", "models.desired", "models.target", "mqtt.status",
+     "prediction", "toml_text"],
     ["config_words", "inference.modelfile", "inference.preprocess", "models.golden",
      "models.records", "mqtt.messages", "pipeline.policy"],
     ["config_text", "inference.kinds.decoder", "models.journal", "models.manifest",
@@ -27,9 +27,9 @@ FLOORS = [
     # From here on the world is touched: one adapter for each part of it.
     ["board", "breadcrumb", "camera.clock", "camera.imagefile", "camera.pixels", "camera.v4l2",
      "camera.videoio", "inference.edgetpu", "inference.factory", "lock", "models.child",
-     "models.files", "models.package", "models.sandbox", "models.source", "models.target",
-     "mqtt.credentials", "mqtt.reasons", "mqtt.spoolfile", "mqtt.traffic", "operator.serve",
-     "pipeline.bell", "systemd"],
+     "models.files", "models.package", "models.sandbox", "models.source", "mqtt.credentials",
+     "mqtt.reasons", "mqtt.spoolfile", "mqtt.traffic", "operator.serve", "pipeline.bell",
+     "systemd"],
     ["camera.live", "camera.paced", "camera.pirequests", "command", "inference.interpreter",
      "models.download", "models.httpsource", "models.stick", "models.trust", "models.tufclient",
      "models.validation", "mqtt.connection", "mqtt.spool", "operator.keys", "pipeline.mailbox"],
@@ -58,6 +58,11 @@ ONLY_IN = {
     "systemd": {"systemd"},
     "paho": {"mqtt.connection", "demo"},
     "amqtt": {"demo"},
+    "requests": {"models.httpsource"},
+    "urllib3": {"models.httpsource"},
+    "tuf": {"models.repository", "models.tufclient", "operator.published", "operator.repo"},
+    "securesystemslib": {"operator.keys"},
+    "cryptography": {"operator.keys"},
 }
 
 

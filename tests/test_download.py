@@ -241,8 +241,8 @@ def test_a_file_without_an_end_is_refused(case: Case) -> None:
     [
         ({"status": 404}, "not_found"),
         ({"status": 410}, "not_found"),
-        ({"status": 403}, "forbidden"),
-        ({"status": 401}, "forbidden"),
+        ({"status": 403}, "access_denied"),
+        ({"status": 401}, "access_denied"),
         ({"status": 407}, "proxy_failed"),
         ({"status": 429}, "server_busy"),
         ({"status": 503, "headers": {"Retry-After": "7"}}, "server_busy"),

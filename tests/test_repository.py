@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -664,3 +667,47 @@ def test_a_local_install_does_not_wait_for_a_clock(device: Device, world: World)
     device.floor_s = (NOW + timedelta(days=31)).timestamp()
     error = refused(lambda: device.start().refresh(local=True))
     assert error.reason == "metadata_expired"
+
+
+# Programs
+
+
+def test_an_outside_test_suite_can_drive_it(tmp_path: Path) -> None:
+    """By the protocol of theupdateframework/tuf-conformance."""
+    world = World(datetime.now(UTC))
+    path = world.add("birds", "1.4.0", DATA)
+    world.publish()
+    script = Path(__file__).parents[1] / "scripts/tuf-conformance-client"
+    (tmp_path / "root.json").write_bytes(world.first_root)
+    metadata, targets = tmp_path / "metadata", tmp_path / "targets"
+    metadata.mkdir()
+    targets.mkdir()
+
+    def client(*command: str, code: int = 0) -> None:
+        done = subprocess.run(
+            [sys.executable, str(script), "--metadata-dir", str(metadata),
+             "--metadata-url", f"{server.url}/metadata", "--target-name", path,
+             "--target-base-url", f"{server.url}/targets", "--target-dir", str(targets), *command],
+            env={**os.environ, "PYTHONPATH": str(script.parents[1])},
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+    with serving(world.files) as server:
+        client("init", str(tmp_path / "root.json"))
+        client("download")
+        world.files["metadata/timestamp.json"] = b"{}"
+        client("refresh", code=1)
+
+    assert [file.read_bytes() for file in targets.iterdir()] == [DATA]
+    names = {file.name for file in metadata.iterdir()}
+    assert names >= {"root.json", "timestamp.json", "snapshot.json", "targets.json"}
+
+
+def test_requests_is_imported_for_the_web_only() -> None:
+    program = (
+        "import sys; import edged.models.repository, edged.models.stick;"
+        "sys.exit('requests' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=30)
+    assert done.returncode == 0

@@ -169,7 +169,7 @@ def _check_status(response: requests.Response, url: str) -> None:
     if status in (404, 410):
         raise FetchError("not_found", f"the server does not have {where}.")
     if status in (401, 403):
-        raise FetchError("forbidden", f"the server does not give out {where}.")
+        raise FetchError("access_denied", f"the server does not give out {where}.")
     if status == requests.codes.proxy_authentication_required:
         raise FetchError("proxy_failed", f"the proxy wants a password for {where}.")
     if status == requests.codes.too_many_requests or (status == 503 and wait_s is not None):
