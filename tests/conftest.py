@@ -16,6 +16,17 @@ settings.register_profile("edged", deadline=None, derandomize=True, database=Non
 settings.load_profile("edged")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the sweeps marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="a sweep: run with --slow"))
+
+
 @pytest.fixture
 def free_port() -> int:
     """A loopback port that nothing listens on."""

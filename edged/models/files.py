@@ -10,13 +10,17 @@ what a power cut may leave behind.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from edged.errors import StoreError
+
+T = TypeVar("T")
 
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 
@@ -29,6 +33,16 @@ class Files:
     def read(self, path: Path) -> bytes:
         """Return the bytes of a file."""
         return path.read_bytes()
+
+    def sha256(self, path: Path) -> str:
+        """Return the digest of a file's bytes, read piece by piece, in hexadecimal."""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def free_bytes(self, directory: Path) -> int:
+        """Return how much an ordinary user may still write."""
+        space = os.statvfs(directory)
+        return space.f_bavail * space.f_frsize
 
     def names(self, directory: Path) -> list[str]:
         """Return the names in a directory, sorted."""
@@ -147,6 +161,26 @@ def storing(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise _store_error(error, what) from error
+
+
+def twice(read: Callable[[], T]) -> T:
+    """Return what a reading primitive does, tried again where the medium failed once.
+
+    Raises:
+        StoreError: `disk_failed`: both times; these bytes will not come back.
+        OSError: it failed in another way.
+    """
+    try:
+        return read()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    try:
+        return read()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise _store_error(error, "cannot read") from error
 
 
 def _store_error(error: OSError, what: str) -> StoreError:

@@ -92,10 +92,14 @@ class Journal:
         """Return the results that are not in the outbox yet, oldest first."""
         return tuple(result for result in self.history if not result.reported)
 
-    def digests(self) -> frozenset[str]:
-        """Return what must stay on disk."""
+    def kept(self) -> frozenset[tuple[str, str]]:
+        """Return version and digest of what must stay on disk."""
         kept = (self.active, self.previous, self.factory, self.current)
-        return frozenset(one.sha256 for one in kept if one is not None and one.sha256)
+        return frozenset((one.version, one.sha256) for one in kept if one and one.sha256)
+
+    def digests(self) -> frozenset[str]:
+        """Return the digests of what must stay on disk."""
+        return frozenset(sha256 for _, sha256 in self.kept())
 
     def numbered(self, prefix: str) -> tuple[Journal, str]:
         """Return an id that was never used, and the journal that remembers so."""
@@ -169,6 +173,21 @@ def parse_journal(data: bytes) -> Journal:
         return build(Journal, body)
     except ValueError as error:
         raise StoreError("journal_damaged", f"the journal makes no sense: {error}") from error
+
+
+def active_of(data: bytes) -> Release | None:
+    """Return what runs by the journal of an edged of any age, where that can be told."""
+    match = _FILE.fullmatch(data) if len(data) <= LIMIT_BYTES else None
+    if match is None or _digest(match[2]) != match[1]:
+        return None
+    try:
+        active = parse_object(match[2], LIMIT_BYTES).get("active")
+        known = ("version", "sha256", "since_ms")
+        if not isinstance(active, dict):
+            return None
+        return build(Release, {name: active.get(name) for name in known})
+    except ValueError:
+        return None
 
 
 def _digest(body: bytes) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import signal
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class WatchedFiles(Files):
         self._fail: dict[int, int] = {}
         self._die: int | None = None
         self._torn = False
+        self._kill = False
         self._dead = False
 
     def fail_at(self, call: int, code: int) -> WatchedFiles:
@@ -60,10 +62,17 @@ class WatchedFiles(Files):
         self._fail[self.calls + call] = code
         return self
 
-    def die_at(self, step: int, *, torn: bool = False) -> WatchedFiles:
-        """Let the process die before the n-th change from now; `torn`: a write in its middle."""
+    def die_at(self, step: int, *, torn: bool = False, kill: bool = False) -> WatchedFiles:
+        """Let the process die before the n-th change from now.
+
+        Args:
+            step: n, from 0.
+            torn: a write dies in its middle.
+            kill: by a real SIGKILL, not only by what is raised.
+        """
         self._die = len(self.steps) + step
         self._torn = torn
+        self._kill = kill
         return self
 
     def _call(self, path: Path) -> None:
@@ -79,12 +88,22 @@ class WatchedFiles(Files):
             self._dead = True
             if self._torn:
                 half()
+            if self._kill:
+                os.kill(os.getpid(), signal.SIGKILL)
         self._call(step.path)
         self.steps.append(step)
 
     def read(self, path: Path) -> bytes:
         self._call(path)
         return super().read(path)
+
+    def sha256(self, path: Path) -> str:
+        self._call(path)
+        return super().sha256(path)
+
+    def free_bytes(self, directory: Path) -> int:
+        self._call(directory)
+        return super().free_bytes(directory)
 
     def names(self, directory: Path) -> list[str]:
         self._call(directory)
