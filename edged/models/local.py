@@ -1,0 +1,228 @@
+"""What a person at the device can ask of updates: the calls behind the control socket.
+
+Every call may come from any thread; what changes a journal is done by the updater's. Answers are
+values that JSON can carry.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from edged.errors import MessageError, VerifyError
+from edged.models.acts import LiveActs, Supply, bare_package
+from edged.models.casework import Case
+from edged.models.desired import Cancel, RollBack, Source
+from edged.models.journal import Journal
+from edged.models.pursuit import cancel, forget_order, install, roll_back
+from edged.models.records import Deployment, Mark, Moment, Release, Result
+from edged.models.repository import Repository
+from edged.models.transitions import Reason
+from edged.models.updater import Updater
+from edged.mqtt.updates import versions_of
+
+_MOST_MEMBERS = 1000
+
+
+class LocalUpdates:
+    """The calls.
+
+    Args:
+        updater: who does it.
+        acts: where the packages of local installations are handed over.
+        moment: when something begins.
+        sticks: makes a client of the repository on a stick; raises ConfigError, `updates_off`.
+    """
+
+    def __init__(
+        self,
+        updater: Updater,
+        acts: LiveActs,
+        moment: Callable[[], Moment],
+        sticks: Callable[[Path], Repository],
+    ) -> None:
+        self._updater = updater
+        self._acts = acts
+        self._moment = moment
+        self._sticks = sticks
+
+    def models(self) -> list[dict[str, object]]:
+        """Return the versions, marks and sources of each model, and what is under way."""
+        return self._updater.ask(
+            lambda: [_model(case.journal) for case in self._updater.cases.values()]
+        )
+
+    def deployments(self, model: str | None = None) -> list[dict[str, object]]:
+        """Return the deployments of one model, or of all, oldest first.
+
+        Raises:
+            MessageError: `model_unknown`.
+        """
+        names = list(self._updater.cases) if model is None else [model]
+        return self._updater.ask(
+            lambda: [one for name in names for one in _deployments(self._case(name).journal)]
+        )
+
+    def install(self, model: str, path: str, bare: bool) -> dict[str, object]:
+        """Begin to install from a file.
+
+        Args:
+            model: which.
+            path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed.
+            bare: whether it is taken without a signature.
+
+        Returns:
+            The deployment as it has begun, or been refused.
+
+        Raises:
+            EdgedError: `model_unknown`, `updates_off`, or the file's fault.
+        """
+        self._case(model)
+        file = Path(path)
+        if bare:
+            package, sha256 = bare_package(file, model)
+            version, supply = package.manifest.version, Supply(None, file, sha256)
+        else:
+            version = _exported(file, model)
+            supply = Supply(self._sticks(file), file, "")
+        return self._updater.ask(lambda: self._install(model, version, supply))
+
+    def roll_back(self, model: str) -> dict[str, object]:
+        """Leave the active version for the one before.
+
+        Raises:
+            EdgedError: `model_unknown`, `no_model_left`.
+        """
+
+        def call() -> dict[str, object]:
+            case = self._case(model)
+            if case.journal.active is None:
+                raise MessageError("version_unknown", f"no version of {model} is active")
+            journal, deployment_id = case.journal.numbered("local")
+            command = RollBack(deployment_id, case.journal.active.version)
+            case.write(roll_back(journal, command, self._moment()))
+            return _deployment(case.journal, deployment_id)
+
+        return self._updater.ask(call)
+
+    def mark(self, model: str, version: str, bad: bool | None) -> dict[str, object]:
+        """Mark a version bad or good, or with None lift its mark.
+
+        Raises:
+            EdgedError: `model_unknown`, `version_unknown`.
+        """
+
+        def call() -> dict[str, object]:
+            case = self._case(model)
+            sha256 = _digest(case.journal, version)
+            if bad is None:
+                case.write(case.journal.unmarked(sha256))
+            else:
+                reason = Reason.MARKED_BAD if bad else ""
+                case.write(case.journal.marked(Mark(version, sha256, bad, reason)))
+            return _model(case.journal)
+
+        return self._updater.ask(call)
+
+    def cancel(self, model: str, deployment_id: str) -> dict[str, object]:
+        """Give a deployment up.
+
+        Raises:
+            EdgedError: `model_unknown`, `deployment_unknown`.
+        """
+
+        def call() -> dict[str, object]:
+            case = self._case(model)
+            command = Cancel(deployment_id, deployment_id)
+            case.write(cancel(case.journal, command, self._moment().now_ms))
+            return _deployment(case.journal, deployment_id)
+
+        return self._updater.ask(call)
+
+    def forget_order(self, model: str, source: str) -> dict[str, object]:
+        """Let a source's next Desired count, whatever order its last one had.
+
+        Raises:
+            EdgedError: `model_unknown`, `source_unknown`.
+        """
+
+        def call() -> dict[str, object]:
+            case = self._case(model)
+            if source not in set(Source):
+                raise MessageError("source_unknown", f"a source is one of {', '.join(Source)}")
+            case.write(forget_order(case.journal, Source(source)))
+            return _model(case.journal)
+
+        return self._updater.ask(call)
+
+    def _case(self, model: str) -> Case:
+        try:
+            return self._updater.cases[model]
+        except KeyError:
+            raise MessageError("model_unknown", f"no model is called {model}") from None
+
+    def _install(self, model: str, version: str, supply: Supply) -> dict[str, object]:
+        case = self._case(model)
+        journal, deployment_id = install(case.journal, version, self._moment())
+        self._acts.supplies[model] = (deployment_id, supply)
+        case.write(journal)
+        return _deployment(case.journal, deployment_id)
+
+
+def _exported(path: Path, model: str) -> str:
+    """Return the version of a model that a tar from `edgectl repo export` carries.
+
+    Raises:
+        VerifyError: `not_an_export`.
+    """
+    pattern = re.compile(rf"targets/{re.escape(model)}/(?:[0-9a-f]{{64}}\.)?(.+)\.zip")
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for _, member in zip(range(_MOST_MEMBERS), archive, strict=False):
+                match = pattern.fullmatch(member.name)
+                if match is not None:
+                    return match[1]
+    except (tarfile.TarError, OSError) as error:
+        raise VerifyError("not_an_export", f"cannot read {path}: {error}.") from error
+    raise VerifyError(
+        "not_an_export",
+        f"{path} carries no package of {model}.",
+        advice="Make it with `edgectl repo export`, or say that the package is bare.",
+    )
+
+
+def _digest(journal: Journal, version: str) -> str:
+    """Return the digest of a version that the journal knows; of several the latest.
+
+    Raises:
+        MessageError: `version_unknown`.
+    """
+    roles = (journal.active, journal.previous, journal.factory)
+    known: list[Mark | Result | Release] = [*journal.marks, *journal.history]
+    known += [role for role in roles if role is not None]
+    digests = [one.sha256 for one in known if one.version == version and one.sha256]
+    if not digests:
+        raise MessageError("version_unknown", f"{journal.model} {version} was never here")
+    return digests[-1]
+
+
+def _model(journal: Journal) -> dict[str, object]:
+    current = journal.current
+    return asdict(versions_of(journal, None)) | {
+        "factory": None if journal.factory is None else asdict(journal.factory),
+        "deployment": None if current is None else asdict(current),
+        "desired": [asdict(held) for held in journal.desired],
+    }
+
+
+def _deployments(journal: Journal) -> list[dict[str, object]]:
+    known: list[Result | Deployment] = [*journal.history]
+    known += [] if journal.current is None else [journal.current]
+    return [{"model": journal.model, **asdict(one)} for one in known]
+
+
+def _deployment(journal: Journal, deployment_id: str) -> dict[str, object]:
+    return next(one for one in _deployments(journal) if one["deployment_id"] == deployment_id)
