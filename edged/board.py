@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
+import resource
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 _TIME_ERROR = 5  # adjtimex(2): not synchronised
@@ -84,6 +86,25 @@ def free_bytes(path: Path) -> int | None:
         except OSError:
             return None
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that programs may still take, and that this process takes."""
+
+    available_bytes: int
+    resident_bytes: int
+
+
+def memory_bytes() -> Memory:
+    """Return how the memory stands now."""
+    available = re.search(r"MemAvailable:\s+([0-9]+) kB", _text(Path("/proc/meminfo")))
+    resident = _text(Path("/proc/self/statm")).split()
+    page = resource.getpagesize()
+    return Memory(
+        int(available[1]) * 1024 if available else 2**62,
+        int(resident[1]) * page if len(resident) > 1 else 0,
+    )
 
 
 def _text(path: Path) -> str:

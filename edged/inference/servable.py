@@ -71,6 +71,7 @@ class Servable:
         keeps_state: whether the model also remembers inside, as LSTM operators do, where cameras
             cannot be told apart.
         loaded_s: Unix time of loading, seconds.
+        file_sha256: digest of that file, in hex.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Servable:
         loaded_s: float,
     ) -> None:
         self.id = model
+        self.file_sha256 = model.sha256
         self.path = path
         self.file_sha256 = file_sha256
         self.input = spec
