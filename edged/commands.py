@@ -18,7 +18,6 @@ from edged.control_client import ANSWER_S, ask
 from edged.control_wire import Request
 from edged.errors import ControlError, EdgedError, StoreError
 from edged.lock import is_locked
-from edged.models.files import Files
 from edged.models.journals import Journals
 from edged.views import (
     deployment_lines,
@@ -95,7 +94,7 @@ def mark(args: argparse.Namespace) -> int:
     answer = _ask(
         args,
         Request("mark", given),
-        lambda journals: journals.mark(args.model, args.release, bad=bad),
+        lambda journals: journals.mark(args.model, args.release, bad),
     )
     said = "without a mark" if bad is None else f"marked {args.verdict}"
     _show(args, answer, lambda *_: [f"{args.model} {args.release} is {said}."])
@@ -131,7 +130,7 @@ def _ask(
         return ask(runtime_dir, request, file=file, progress=_show_progress, answer_s=answer_s)
     except ControlError as error:
         if error.reason == "service_not_running" and offline is not None:
-            return offline(Journals(Files(), state_dir))
+            return offline(Journals(state_dir))
         raise _explained(error, state_dir) from error
 
 

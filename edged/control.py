@@ -31,7 +31,8 @@ from edged.lock import RuntimeLock, unusable_runtime_dir
 log = logging.getLogger(__name__)
 
 SOCKET = "control.sock"
-# The argument under which an operation finds the file that came with the request.
+# The argument under which an operation finds the file that came with the request: a descriptor,
+# which is closed when the operation has returned.
 FILE = "file"
 
 _MODE = 0o660
@@ -144,10 +145,10 @@ class ControlServer:
         try:
             request = parse_request(line)
             operation = self._operation(request.operation)
-            # Only what really came with the request: never a path that a client made up.
+            # Only what really came with the request: never a number that a client made up.
             arguments = {key: value for key, value in request.arguments.items() if key != FILE}
             if descriptor is not None:
-                arguments[FILE] = f"/proc/self/fd/{descriptor}"
+                arguments[FILE] = descriptor
             answer = operation(arguments)
             if not isinstance(answer, dict):
                 answer = yield from _progress(answer)

@@ -20,7 +20,6 @@ from edged.config import Config, ModelConfig
 from edged.control import ControlServer, Operation
 from edged.errors import ConfigError, ControlError, EdgedError, StoreError
 from edged.loader import Loader
-from edged.localcalls import local_operations
 from edged.lock import RuntimeLock, StateLock
 from edged.models.inbox import Inbox
 from edged.models.local import LocalUpdates
@@ -29,6 +28,7 @@ from edged.models.recovery import BootFacts, recover
 from edged.models.store import Store
 from edged.mqtt.client import Session
 from edged.mqtt.spool import now
+from edged.operations import UpdateOperations
 from edged.startup import Started, start, with_factory
 from edged.systemd import Notifier
 from edged.updates import update_topics
@@ -79,7 +79,8 @@ class Daemon:
         self._reload_asked = False
         self._crashed: threading.ExceptHookArgs | None = None
         self._began_s = time.monotonic()
-        self._assembly: Assembly | None = None  # what `status` asks
+        self._assembly: Assembly | None = None  # what the control socket asks
+        self._calls = UpdateOperations(self._local)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
@@ -110,13 +111,14 @@ class Daemon:
                     log.info("stopped (%s)", self._stop_cause)
             finally:
                 control.stop()
+                self._calls.close()
                 runtime.release()
                 lock.release()
             return code
 
     def _operations(self) -> dict[str, Operation]:
         """Return all that the control socket offers."""
-        return {"status": lambda _: self._status(), **local_operations(self._local)}
+        return {"status": lambda _: self._status(), **self._calls.by_name()}
 
     def _local(self) -> LocalUpdates:
         if self._assembly is None:

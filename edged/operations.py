@@ -5,12 +5,13 @@ Arguments come from outside: each is looked at here, once, before anything is do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import os
+import stat
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from edged.control import FILE, Operation
-from edged.errors import ControlError
+from edged.errors import ControlError, StoreError
 from edged.models.desired import ID, Source
 from edged.models.version import Version
 
@@ -18,66 +19,120 @@ Answer = dict[str, object]
 
 
 class Updates(Protocol):
-    """Whoever may write what is known about models. All of it may be called from any thread.
+    """Whoever may write what is known about models.
 
-    Results are values that JSON can carry: `{"models": [...]}` of `models.overview.overview`,
-    `{"deployments": [...]}` of `models.overview.deployments`, otherwise what there is to say.
-    All raise EdgedError.
+    All of it may be called from any thread, raises EdgedError, and returns what JSON can carry:
+    models as `models.overview.overview` does, deployments as `models.overview.deployments`.
     """
 
-    def models(self) -> Answer:
+    def models(self) -> list[Answer]:
         """Return the versions of every model."""
 
-    def deployments(self, model: str | None = None) -> Answer:
-        """Return what is under way and how the others ended."""
+    def deployments(self, model: str | None = None) -> list[Answer]:
+        """Return how deployments ended and what is under way, of one model or all."""
 
-    def install(self, model: str | None, path: Path, *, bare: bool) -> Answer:
-        """Install a file: what a stick carries, or with `bare` any model, unsigned.
+    def install(self, model: str, path: str, bare: bool) -> Answer:
+        """Begin to install a file: what a stick carries, or with `bare` a package, unsigned.
 
-        Args:
-            model: which; None where the file says, or only one is configured.
-            path: has no name that means anything, and leads nowhere once this has returned.
-            bare: whether the person said so.
+        The path has no name that means anything. It leads to the file until the next one for this
+        model is begun.
         """
 
     def roll_back(self, model: str) -> Answer:
-        """Return to the version before."""
+        """Begin to return to the version before."""
 
-    def mark(self, model: str, version: str, *, bad: bool | None) -> Answer:
-        """Mark a version bad or good, or with None lift its mark."""
+    def mark(self, model: str, version: str, bad: bool | None) -> Answer:
+        """Mark a version bad or good, or with None lift its mark; return the model."""
 
     def cancel(self, model: str, deployment_id: str) -> Answer:
         """Give a deployment up."""
 
-    def forget_order(self, model: str, source: Source) -> Answer:
-        """Let a source's next wish count whatever its order."""
+    def forget_order(self, model: str, source: str) -> Answer:
+        """Let a source's next Desired count whatever its order; return the model."""
 
 
-def update_operations(updates: Updates) -> dict[str, Operation]:
-    """Return the operations on models, by the names that requests use."""
+class UpdateOperations:
+    """The operations on models.
 
-    def install(given: Mapping[str, object]) -> Answer:
-        if FILE not in given:
+    Args:
+        updates: returns who does them; another one after a reload.
+    """
+
+    def __init__(self, updates: Callable[[], Updates]) -> None:
+        self._updates = updates
+        self._files: dict[str, int] = {}  # of local installations, by model
+
+    def by_name(self) -> dict[str, Operation]:
+        """Return them by the names that requests use."""
+        updates = self._updates
+        return {
+            "models": lambda _: {"models": updates().models()},
+            "deployments": lambda given: {
+                "deployments": updates().deployments(_name(given) if _has(given, "model") else None)
+            },
+            "install": self._install,
+            "roll_back": lambda given: {"deployment": updates().roll_back(_name(given))},
+            "mark": lambda given: {
+                "model": updates().mark(
+                    _name(given),
+                    _version(given),
+                    _flag(given, "bad") if _has(given, "bad") else None,
+                )
+            },
+            "cancel": lambda given: {"deployment": updates().cancel(_name(given), _id(given))},
+            "forget_order": lambda given: {
+                "model": updates().forget_order(_name(given), _source(given))
+            },
+        }
+
+    def close(self) -> None:
+        """Let go of the files of local installations, which nobody reads any more."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _install(self, given: Mapping[str, object]) -> Answer:
+        descriptor, bare = given.get(FILE), _flag(given, "bare")
+        if not isinstance(descriptor, int):
             raise _wrong("no file came with the request")
-        model = None if given.get("model") is None else _name(given)
-        return updates.install(model, Path(str(given[FILE])), bare=_flag(given, "bare"))
+        _check_file(descriptor)
+        model = _name(given) if _has(given, "model") else self._only_model()
+        # It is read after the answer, by a deployment that may wait for a trial to end.
+        kept = os.dup(descriptor)
+        try:
+            begun = self._updates().install(model, _path(kept), bare)
+        except BaseException:
+            os.close(kept)
+            raise
+        before = self._files.pop(model, None)
+        self._files[model] = kept
+        if before is not None:
+            os.close(before)
+        return {"deployment": begun}
 
-    def mark(given: Mapping[str, object]) -> Answer:
-        bad = None if given.get("bad") is None else _flag(given, "bad")
-        return updates.mark(_name(given), _version(given), bad=bad)
+    def _only_model(self) -> str:
+        names = [str(model["model"]) for model in self._updates().models()]
+        if len(names) != 1:
+            raise _wrong(f"say with --model which model it is for: {', '.join(names)}")
+        return names[0]
 
-    def deployments(given: Mapping[str, object]) -> Answer:
-        return updates.deployments(None if given.get("model") is None else _name(given))
 
-    return {
-        "models": lambda _: updates.models(),
-        "deployments": deployments,
-        "install": install,
-        "roll_back": lambda given: updates.roll_back(_name(given)),
-        "mark": mark,
-        "cancel": lambda given: updates.cancel(_name(given), _id(given)),
-        "forget_order": lambda given: updates.forget_order(_name(given), _source(given)),
-    }
+def _path(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _check_file(descriptor: int) -> None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise _wrong("what came with the request is no ordinary file")
+    if not os.access(_path(descriptor), os.R_OK):
+        raise StoreError(
+            "file_unreadable",
+            "the service's user may not read this file.",
+            advice="Give it the right: chmod o+r FILE.",
+        )
+
+
+def _has(given: Mapping[str, object], key: str) -> bool:
+    return given.get(key) is not None
 
 
 def _text(given: Mapping[str, object], key: str) -> str:
@@ -103,16 +158,15 @@ def _version(given: Mapping[str, object]) -> str:
 def _id(given: Mapping[str, object]) -> str:
     text = _text(given, "deployment_id")
     if not ID.fullmatch(text):
-        raise _wrong("deployment_id is none")
+        raise _wrong(f"{text!r} is no id of a deployment")
     return text
 
 
-def _source(given: Mapping[str, object]) -> Source:
+def _source(given: Mapping[str, object]) -> str:
     text = _text(given, "source")
-    try:
-        return Source(text)
-    except ValueError:
-        raise _wrong(f"source is none of {', '.join(Source)}") from None
+    if text not in set(Source):
+        raise _wrong(f"a source is one of {', '.join(Source)}")
+    return text
 
 
 def _flag(given: Mapping[str, object], key: str) -> bool:

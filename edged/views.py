@@ -57,10 +57,10 @@ def model_lines(answer: Answer, width: int, zone: tzinfo | None = None) -> list[
             since = _moment(release.get("since"), zone)
             digest = _text(release, "sha256")[:8]
             rows.append([role, _text(release, "version") or "none", digest, since])
-        current = _part(model, "current")
+        current = _part(model, "deployment")
         if current:
             rows.append(["coming", _text(current, "version"), "", _state(current)])
-        for wish in _parts(model, "wanted"):
+        for wish in _parts(model, "desired"):
             version = _text(wish, "version") or "nothing"
             by = f"by {_text(wish, 'source')} as {_text(wish, 'deployment_id')}"
             percent = wish.get("percent")
@@ -73,7 +73,7 @@ def model_lines(answer: Answer, width: int, zone: tzinfo | None = None) -> list[
 
 
 def deployment_lines(answer: Answer, width: int, zone: tzinfo | None = None) -> list[str]:
-    """Return what is under way and how the others ended.
+    """Return how deployments ended and what is under way, oldest first.
 
     Args:
         answer: of the operation `deployments`.
@@ -86,7 +86,7 @@ def deployment_lines(answer: Answer, width: int, zone: tzinfo | None = None) -> 
             _text(one, "model"),
             _text(one, "version"),
             _state(one),
-            _moment(one.get("began"), zone),
+            _moment(_seconds(one.get("began_ms")), zone),
             _text(one, "reason"),
         ]
         for one in _parts(answer, "deployments")
@@ -222,6 +222,10 @@ def _rate(value: object) -> str:
 def _p50(camera: Answer) -> str:
     value = _part(camera, "invoke_ms").get("p50")
     return f"{value:.2f}" if isinstance(value, int | float) else "-"
+
+
+def _seconds(ms: object) -> object:
+    return ms / 1000 if isinstance(ms, int) else None
 
 
 def _moment(seconds: object, zone: tzinfo | None) -> str:

@@ -2,24 +2,25 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from sim.broker import wait_for
 from sim.device import BELT
 from sim.journals import ACTIVE, FACTORY, PREVIOUS, SETTLED, run_through, sha, under_way, wants
 
 from edged.cli import main
 from edged.control import ControlServer, Operation
-from edged.errors import StoreError
+from edged.errors import StoreError, VerifyError
 from edged.lock import RuntimeLock, StateLock
 from edged.models import overview
 from edged.models.desired import Source
-from edged.models.files import Files
 from edged.models.journal import Journal, encode_journal, parse_journal
 from edged.models.journals import Journals
 from edged.models.records import State
-from edged.operations import update_operations
+from edged.operations import UpdateOperations
 
 
 @pytest.fixture
@@ -45,13 +46,25 @@ class Updates:
 
     def __init__(self, state_dir: Path) -> None:
         self.asked: list[tuple[object, ...]] = []
-        journals = Journals(Files(), state_dir)
-        self.models, self.deployments = journals.models, journals.deployments
-        self.mark = journals.mark
+        self.journals = Journals(state_dir)
         self.status = "state"
+        self.paths: list[Path] = []
 
-    def install(self, model: str | None, path: Path, *, bare: bool) -> dict[str, object]:
-        self.asked.append(("install", model, path.read_bytes(), bare))
+    def models(self) -> list[dict[str, object]]:
+        return self.journals.models()["models"]  # type: ignore[return-value]
+
+    def deployments(self, model: str | None = None) -> list[dict[str, object]]:
+        return self.journals.deployments(model)["deployments"]  # type: ignore[return-value]
+
+    def mark(self, model: str, version: str, bad: bool | None) -> dict[str, object]:
+        return self.journals.mark(model, version, bad)["model"]  # type: ignore[return-value]
+
+    def install(self, model: str, path: str, bare: bool) -> dict[str, object]:
+        self.paths.append(Path(path))
+        content = Path(path).read_bytes()
+        if content == b"unsigned":
+            raise VerifyError("not_an_export", "it is none.")
+        self.asked.append(("install", model, content, bare))
         return self._deployment("local-1", State.SYNCING)
 
     def roll_back(self, model: str) -> dict[str, object]:
@@ -62,13 +75,13 @@ class Updates:
         self.asked.append(("cancel", model, deployment_id))
         return self._deployment(deployment_id, State.CANCELED)
 
-    def forget_order(self, model: str, source: Source) -> dict[str, object]:
+    def forget_order(self, model: str, source: str) -> dict[str, object]:
         self.asked.append(("forget_order", model, source))
         return {}
 
     def _deployment(self, deployment_id: str, state: State) -> dict[str, object]:
         told = {"deployment_id": deployment_id, "model": "birds", "version": "1.5.0"}
-        return {"deployment": {**told, self.status: state.value}}
+        return {**told, self.status: state.value}
 
 
 @pytest.fixture
@@ -86,11 +99,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture
-def updates(tmp_path, serve) -> Updates:
+def updates(tmp_path, serve) -> Iterator[Updates]:
     """A service that offers everything on models."""
     asked = Updates(tmp_path / "state")
-    serve(**update_operations(asked))
-    return asked
+    operations = UpdateOperations(lambda: asked)
+    serve(**operations.by_name())
+    yield asked
+    operations.close()
 
 
 def write(tmp_path: Path, journal: Journal) -> Path:
@@ -173,6 +188,17 @@ def test_without_a_service_the_journals_are_read(call, tmp_path) -> None:
     assert model["previous"]["version"] == ACTIVE.version
 
 
+def test_the_last_good_copy_will_do(call, tmp_path) -> None:
+    path = write(tmp_path, SETTLED)
+    path.with_name("state.json.old").write_bytes(path.read_bytes())
+    path.write_bytes(b"")
+
+    code, out, _ = call("models", "list")
+
+    assert code == 0
+    assert ACTIVE.version in out
+
+
 @pytest.mark.parametrize("name", ["cats", "..", ".", "a/b", "", "/etc", "a\0b"])
 def test_a_model_that_nobody_knows(call, tmp_path, name) -> None:
     write(tmp_path, SETTLED)
@@ -230,7 +256,7 @@ def test_a_mark_on_what_was_never_here(call, tmp_path) -> None:
     code, _, err = call("models", "mark", "birds", "9.9.9", "--bad")
 
     assert code == 1
-    assert "version_unknown" in err
+    assert "version_never_here" in err
 
 
 def test_nothing_is_written_as_another_user(call, tmp_path) -> None:
@@ -304,18 +330,56 @@ def test_marks_go_through_the_service(call, tmp_path, updates) -> None:
 
 
 def test_an_installation_carries_the_file(call, tmp_path, updates) -> None:
+    write(tmp_path, SETTLED)
     file = tmp_path / "birds.tar"
     file.write_bytes(b"signed")
-    file.chmod(0)  # root reads all the same; the descriptor is what counts
 
     code, out, _ = call("models", "install", str(file))
     assert (code, out) == (0, "local-1: birds 1.5.0 SYNCING; see `edged deployments birds`\n")
     call("models", "install", str(file), "--model", "birds", "--bare")
 
     assert updates.asked == [
-        ("install", None, b"signed", False),
+        ("install", "birds", b"signed", False),
         ("install", "birds", b"signed", True),
     ]
+
+
+def test_a_file_can_be_read_until_the_next_one_is_begun(call, tmp_path, updates) -> None:
+    """By a deployment that waits, and whatever becomes of the file's name."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for content in (b"first", b"second", b"unsigned"):
+        file = tmp_path / "birds.tar"
+        file.write_bytes(content)
+        call("models", "install", str(file), "--model", "birds")
+        file.unlink()
+        if content == b"first":
+            assert updates.paths[0].read_bytes() == b"first"
+
+    assert updates.asked[-1] == ("install", "birds", b"second", False)
+    assert updates.paths[1].read_bytes() == b"second"  # the refused one did not take its place
+    wait_for("one file open", lambda: len(list(Path("/proc/self/fd").iterdir())) == before + 1)
+
+
+def test_only_an_ordinary_file_is_installed(call, tmp_path, updates) -> None:
+    """Another kind, such as a pipe, might keep its reader for ever."""
+    write(tmp_path, SETTLED)
+
+    for path in ("/dev/zero", str(tmp_path)):
+        code, _, err = call("models", "install", path)
+        assert code == 1
+        assert "no ordinary file" in err
+    assert updates.asked == []
+
+
+def test_with_several_models_it_has_to_be_said_which(call, tmp_path, updates) -> None:
+    write(tmp_path, SETTLED)
+    write(tmp_path, replace(SETTLED, model="cats"))
+
+    code, _, err = call("models", "install", __file__)
+
+    assert code == 1
+    assert "say with --model which model it is for: birds, cats" in err
+    assert updates.asked == []
 
 
 def test_a_file_that_is_not_there(call, updates, tmp_path) -> None:
@@ -334,7 +398,7 @@ def test_commands_reach_the_service(call, updates) -> None:
     assert updates.asked == [
         ("roll_back", "birds"),
         ("cancel", "birds", "d1"),
-        ("forget_order", "birds", Source.GROUP),
+        ("forget_order", "birds", "group"),
     ]
 
 
@@ -395,26 +459,26 @@ def test_an_overview_has_all_there_is() -> None:
     journal = wants(under_way(State.TRIAL), "d9", "1.6.0", source=Source.ALL, percent=20)[0]
     told = overview.overview(journal)
 
-    assert [told[role]["version"] for role in ("active", "previous", "factory", "trial")] == [
+    assert [told[role]["version"] for role in ("active", "previous", "factory")] == [
         ACTIVE.version,
         PREVIOUS.version,
         FACTORY.version,
-        "1.4.0",
     ]
-    assert told["current"]["state"] == "TRIAL"
-    assert told["wanted"][-1]["percent"] == 20
-    assert orjson.loads(orjson.dumps(told)) == told
+    assert told["deployment"]["version"] == "1.4.0"
+    assert told["deployment"]["state"] == "TRIAL"
+    assert told["desired"][-1]["percent"] == 20
+    assert orjson.loads(orjson.dumps(told))["active"] == told["active"]
 
 
-def test_deployments_come_latest_first() -> None:
+def test_deployments_come_latest_last() -> None:
     journal = run_through(wants(SETTLED, "d7", "1.4.0")[0])
     journal = wants(journal, "d8", "1.5.0", order_ms=1_763_683_200_001)[0]
 
     told = overview.deployments(journal)
 
     assert [(one["deployment_id"], one.get("state"), one.get("status")) for one in told] == [
-        ("d8", "SYNCING", None),
         ("d7", None, "SUCCEEDED"),
+        ("d8", "SYNCING", None),
     ]
 
 

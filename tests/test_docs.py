@@ -69,5 +69,6 @@ def test_the_readme_names_the_commands() -> None:
     readme = (ROOT / "README.md").read_text()
 
     for command in ("scripts/demo", "scripts/test", "edged run", "edged check-config",
-                    "edged snapshot", "edged doctor"):  # fmt: skip
+                    "edged snapshot", "edged doctor", "edged status", "edged models list",
+                    "edged deployments"):  # fmt: skip
         assert command in readme

@@ -6,26 +6,24 @@ values that JSON can carry.
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edged.errors import MessageError, StoreError, VerifyError
+from edged.errors import MessageError, VerifyError
 from edged.models.acts import LiveActs, Supply, bare_package
 from edged.models.casework import Case
 from edged.models.desired import Cancel, RollBack, Source
 from edged.models.journal import Journal
-from edged.models.overview import deployments, mark, overview
+from edged.models.overview import deployments, overview
+from edged.models.overview import mark as mark_versions
 from edged.models.pursuit import cancel, forget_order, install, roll_back
 from edged.models.records import Moment
 from edged.models.repository import Repository
 from edged.models.updater import Updater
 
 _MOST_MEMBERS = 1000
-
-Answer = dict[str, object]
 
 
 class LocalUpdates:
@@ -49,34 +47,30 @@ class LocalUpdates:
         self._acts = acts
         self._moment = moment
         self._sticks = sticks
-        self._files: dict[str, int] = {}
 
-    def models(self) -> Answer:
-        """Return `models`: the overview of each."""
+    def models(self) -> list[dict[str, object]]:
+        """Return the versions, marks and sources of each model, and what is under way."""
         return self._updater.ask(
-            lambda: {"models": [overview(case.journal) for case in self._updater.cases.values()]}
+            lambda: [overview(case.journal) for case in self._updater.cases.values()]
         )
 
-    def deployments(self, model: str | None = None) -> Answer:
-        """Return `deployments`: of one model, or of all, latest first.
+    def deployments(self, model: str | None = None) -> list[dict[str, object]]:
+        """Return the deployments of one model, or of all, oldest first.
 
         Raises:
             MessageError: `model_unknown`.
         """
+        names = list(self._updater.cases) if model is None else [model]
+        return self._updater.ask(
+            lambda: [one for name in names for one in deployments(self._case(name).journal)]
+        )
 
-        def call() -> Answer:
-            cases = self._updater.cases.values() if model is None else [self._case(model)]
-            return {"deployments": [one for case in cases for one in deployments(case.journal)]}
-
-        return self._updater.ask(call)
-
-    def install(self, model: str, path: str, bare: bool) -> Answer:
+    def install(self, model: str, path: str, bare: bool) -> dict[str, object]:
         """Begin to install from a file.
 
         Args:
             model: which.
-            path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed;
-                it may be gone after the call.
+            path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed.
             bare: whether it is taken without a signature.
 
         Returns:
@@ -86,7 +80,7 @@ class LocalUpdates:
             EdgedError: `model_unknown`, `updates_off`, or the file's fault.
         """
         self._case(model)
-        file = self._held(model, path)
+        file = Path(path)
         if bare:
             package, sha256 = bare_package(file, model)
             version, supply = package.manifest.version, Supply(None, file, sha256)
@@ -95,14 +89,14 @@ class LocalUpdates:
             supply = Supply(self._sticks(file), file, "")
         return self._updater.ask(lambda: self._install(model, version, supply))
 
-    def roll_back(self, model: str) -> Answer:
+    def roll_back(self, model: str) -> dict[str, object]:
         """Leave the active version for the one before.
 
         Raises:
             EdgedError: `model_unknown`, `no_model_left`.
         """
 
-        def call() -> Answer:
+        def call() -> dict[str, object]:
             case = self._case(model)
             if case.journal.active is None:
                 raise MessageError("version_unknown", f"no version of {model} is active")
@@ -113,28 +107,28 @@ class LocalUpdates:
 
         return self._updater.ask(call)
 
-    def mark(self, model: str, version: str, bad: bool | None) -> Answer:
+    def mark(self, model: str, version: str, bad: bool | None) -> dict[str, object]:
         """Mark a version bad or good, or with None lift its mark.
 
         Raises:
-            EdgedError: `model_unknown`, `version_unknown`.
+            EdgedError: `model_unknown`, `version_never_here`.
         """
 
-        def call() -> Answer:
+        def call() -> dict[str, object]:
             case = self._case(model)
-            case.write(mark(case.journal, version, bad=bad))
-            return {"model": overview(case.journal)}
+            case.write(mark_versions(case.journal, version, bad=bad))
+            return overview(case.journal)
 
         return self._updater.ask(call)
 
-    def cancel(self, model: str, deployment_id: str) -> Answer:
+    def cancel(self, model: str, deployment_id: str) -> dict[str, object]:
         """Give a deployment up.
 
         Raises:
             EdgedError: `model_unknown`, `deployment_unknown`.
         """
 
-        def call() -> Answer:
+        def call() -> dict[str, object]:
             case = self._case(model)
             command = Cancel(deployment_id, deployment_id)
             case.write(cancel(case.journal, command, self._moment().now_ms))
@@ -142,32 +136,21 @@ class LocalUpdates:
 
         return self._updater.ask(call)
 
-    def forget_order(self, model: str, source: str) -> Answer:
+    def forget_order(self, model: str, source: str) -> dict[str, object]:
         """Let a source's next Desired count, whatever order its last one had.
 
         Raises:
             EdgedError: `model_unknown`, `source_unknown`.
         """
 
-        def call() -> Answer:
+        def call() -> dict[str, object]:
             case = self._case(model)
             if source not in set(Source):
                 raise MessageError("source_unknown", f"a source is one of {', '.join(Source)}")
             case.write(forget_order(case.journal, Source(source)))
-            return {"model": overview(case.journal)}
+            return overview(case.journal)
 
         return self._updater.ask(call)
-
-    def _held(self, model: str, path: str) -> Path:
-        """Return a path to the same file that holds until the model's next local installation."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StoreError("file_unreadable", f"cannot read {path}: {error.strerror}.") from error
-        before, self._files[model] = self._files.get(model), descriptor
-        if before is not None:
-            os.close(before)
-        return Path(f"/proc/self/fd/{descriptor}")
 
     def _case(self, model: str) -> Case:
         try:
@@ -175,7 +158,7 @@ class LocalUpdates:
         except KeyError:
             raise MessageError("model_unknown", f"no model is called {model}") from None
 
-    def _install(self, model: str, version: str, supply: Supply) -> Answer:
+    def _install(self, model: str, version: str, supply: Supply) -> dict[str, object]:
         case = self._case(model)
         journal, deployment_id = install(case.journal, version, self._moment())
         self._acts.supplies[model] = (deployment_id, supply)
@@ -205,6 +188,5 @@ def _exported(path: Path, model: str) -> str:
     )
 
 
-def _deployment(journal: Journal, deployment_id: str) -> Answer:
-    known = deployments(journal)
-    return {"deployment": next(one for one in known if one["deployment_id"] == deployment_id)}
+def _deployment(journal: Journal, deployment_id: str) -> dict[str, object]:
+    return next(one for one in deployments(journal) if one["deployment_id"] == deployment_id)

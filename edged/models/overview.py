@@ -1,13 +1,12 @@
-"""What people are told about a journal, and the marks that they set. Pure.
-
-Times are Unix seconds, as on the wire.
-"""
+"""What people are told about a journal, and the marks that they set. Pure."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from edged.errors import StoreError
 from edged.models.journal import Journal
-from edged.models.records import Deployment, Mark, Release, Result, State
+from edged.models.records import Deployment, Mark, Release, Result
 
 BY_HAND = "marked_by_hand"
 
@@ -15,28 +14,17 @@ BY_HAND = "marked_by_hand"
 def overview(journal: Journal) -> dict[str, object]:
     """Return the versions of a model, who wants which, and which are marked.
 
-    `active`, `previous`, `factory` and `trial` are `{"version","sha256","since"}` or None,
-    `current` the deployment under way as in `deployments`, `wanted` one per source, highest first.
+    `active`, `previous` and `factory` are `{"version","sha256","since"}`, Unix seconds as on the
+    wire, or None; `deployment` is the one under way as in `deployments`, or None; `desired` has one
+    for each source, highest first.
     """
-    current = journal.current
-    on_trial = current is not None and current.state is State.TRIAL
     return {
         "model": journal.model,
         "active": _release(journal.active),
         "previous": _release(journal.previous),
         "factory": _release(journal.factory),
-        "trial": _trial(current) if current is not None and on_trial else None,
-        "current": None if current is None else _deployment(journal.model, current),
-        "wanted": [
-            {
-                "source": held.source.value,
-                "deployment_id": held.deployment_id,
-                "version": held.version,
-                "order": held.order_ms,
-                "percent": held.percent,
-            }
-            for held in journal.desired
-        ],
+        "deployment": None if journal.current is None else _record(journal.model, journal.current),
+        "desired": [asdict(held) for held in journal.desired],
         "marks": [
             {
                 "version": mark.version,
@@ -50,14 +38,14 @@ def overview(journal: Journal) -> dict[str, object]:
 
 
 def deployments(journal: Journal) -> list[dict[str, object]]:
-    """Return what is under way, with its `state`, and what has ended, with its `status`.
+    """Return what has ended, oldest first, with its `status`, and what is under way: `state`.
 
-    Latest first.
+    With the fields of `Result` and `Deployment`.
     """
-    ended = [_result(journal.model, result) for result in reversed(journal.history)]
+    ended = [_record(journal.model, result) for result in journal.history]
     if journal.current is None:
         return ended
-    return [_deployment(journal.model, journal.current), *ended]
+    return [*ended, _record(journal.model, journal.current)]
 
 
 def mark(journal: Journal, version: str, *, bad: bool | None) -> Journal:
@@ -69,7 +57,7 @@ def mark(journal: Journal, version: str, *, bad: bool | None) -> Journal:
         bad: None lifts the mark.
 
     Raises:
-        StoreError: `version_unknown`.
+        StoreError: `version_never_here`.
     """
     records = (
         *(journal.active, journal.previous, journal.factory, journal.current),
@@ -80,7 +68,7 @@ def mark(journal: Journal, version: str, *, bad: bool | None) -> Journal:
     digests.discard("")  # one that never came so far as to have a digest
     if not digests:
         raise StoreError(
-            "version_unknown",
+            "version_never_here",
             f"{journal.model} has had no version {version} on this device.",
             advice="`edged deployments` and `edged models list` name those it had.",
         )
@@ -88,7 +76,8 @@ def mark(journal: Journal, version: str, *, bad: bool | None) -> Journal:
         if bad is None:
             journal = journal.unmarked(sha256)
         else:
-            journal = journal.marked(Mark(version, sha256, bad=bad, reason=BY_HAND))
+            reason = BY_HAND if bad else ""
+            journal = journal.marked(Mark(version, sha256, bad=bad, reason=reason))
     return journal
 
 
@@ -99,31 +88,5 @@ def _release(release: Release | None) -> dict[str, object] | None:
     return {"version": release.version, "sha256": release.sha256, "since": since_s}
 
 
-def _trial(current: Deployment) -> dict[str, object]:
-    return {"version": current.version, "sha256": current.sha256, "since": current.began_ms / 1000}
-
-
-def _deployment(model: str, current: Deployment) -> dict[str, object]:
-    return {**_common(model, current), "state": current.state.value}
-
-
-def _result(model: str, result: Result) -> dict[str, object]:
-    return {
-        **_common(model, result),
-        "status": result.status.value,
-        "ended": result.ended_ms / 1000,
-    }
-
-
-def _common(model: str, record: Deployment | Result) -> dict[str, object]:
-    return {
-        "deployment_id": record.deployment_id,
-        "model": model,
-        "origin": record.origin.value,
-        "version": record.version,
-        "sha256": record.sha256,
-        "reason": record.reason,
-        "detail": record.detail,
-        "health": record.health,
-        "began": record.began_ms / 1000,
-    }
+def _record(model: str, record: Deployment | Result) -> dict[str, object]:
+    return {"model": model, **asdict(record)}
