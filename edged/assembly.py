@@ -6,22 +6,26 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from edged.board import default_device_id
+from edged.breadcrumb import Breadcrumb
 from edged.camera.source import open_camera
-from edged.config import Config, ModelConfig
-from edged.errors import EdgedError
+from edged.config import Config
+from edged.errors import Trouble
 from edged.inference.edgetpu import list_edgetpus
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
+from edged.loader import Loader
+from edged.models.inbox import Inbox
+from edged.models.store import Store
 from edged.mqtt.client import Session
 from edged.mqtt.messages import (
     DeviceInfo,
     Stats,
     Topics,
     encode_info,
-    encode_model_state,
     encode_prediction,
     encode_stats,
 )
@@ -39,8 +43,11 @@ from edged.pipeline.policy import PublishPolicy
 from edged.pipeline.publisher import PublisherWorker
 from edged.pipeline.recovery import ModelRecovery
 from edged.pipeline.results import Results
+from edged.pipeline.stage import Stage
 from edged.prediction import Prediction
-from edged.report import StatsReporter, control_status, device_info, model_state
+from edged.report import StatsReporter, control_status, device_info
+from edged.startup import Started
+from edged.updates import Updates
 
 log = logging.getLogger(__name__)
 
@@ -48,59 +55,10 @@ OUTBOX_FILE = "outbox.sqlite3"
 # Loading may take this long before the watchdog is let bite.
 LOAD_LIMIT_S = 120.0
 
-Servables = Mapping[str, Servable]
-
 
 def topics_of(config: Config) -> Topics:
     """Return the topics of the configured device."""
     return Topics(config.mqtt.topic_prefix, config.device_id or default_device_id())
-
-
-def load_model(model: ModelConfig, config: Config) -> Servable:
-    """Load a model for the cameras that run it; see `load_servable`."""
-    return load_servable(
-        model, edgetpu_library=config.edgetpu_library, cameras=config.cameras_of(model.name)
-    )
-
-
-def load_models(models: Iterable[ModelConfig], config: Config) -> dict[str, Servable]:
-    """Load models.
-
-    Args:
-        models: which.
-        config: where they come from.
-
-    Returns:
-        Servables by model name.
-
-    Raises:
-        EdgedError: one cannot run; those loaded before it are closed again.
-    """
-    loaded: dict[str, Servable] = {}
-    try:
-        for model in models:
-            servable = load_model(model, config)
-            loaded[model.name] = servable
-            log.info(
-                "model %s: %s %s on %s (%s %s), %d labels",
-                model.name,
-                servable.kind,
-                servable.id.version,
-                servable.accelerator,
-                servable.runtime.name,
-                servable.runtime.version,
-                len(servable.labels),
-                extra={"fields": {"model": model.name, "version": servable.id.version}},
-            )
-            for source, feeder in servable.states:
-                log.info("model %s: per camera, %s is fed by %s", model.name, source, feeder)
-            if servable.fallback is not None:
-                log.warning("model %s: on the CPU: %s", model.name, servable.fallback.detail)
-    except EdgedError:
-        for servable in loaded.values():
-            servable.close()
-        raise
-    return loaded
 
 
 def restore_outbox(config: Config) -> tuple[Outbox, Spool]:
@@ -111,35 +69,55 @@ def restore_outbox(config: Config) -> tuple[Outbox, Spool]:
     return outbox, spool
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a daemon has for all its life, whatever its configuration.
+
+    Attributes:
+        last_stop: why the previous run stopped, for `info`.
+        boot_id: of the kernel.
+        crumb: which model is loaded or invoked.
+        store: where versions and journals are.
+        inbox: what arrives for the updater.
+    """
+
+    last_stop: str
+    boot_id: str
+    crumb: Breadcrumb
+    store: Store
+    inbox: Inbox
+
+
 class Assembly:
     """Everything that runs for one configuration.
 
     Args:
         config: the configuration.
-        servables: loaded ones; a model without one is waited for.
+        started: journals, and loaded models; a model without one is waited for.
         session: with the broker; started and stopped by whoever made it.
-        last_stop: why the previous run stopped, for `info`.
+        frame: what does not change with the configuration.
         wake: set when something changed that the main thread should tell.
     """
 
     def __init__(
         self,
         config: Config,
-        servables: Servables,
+        started: Started,
         session: Session,
-        last_stop: str,
+        frame: Frame,
         wake: threading.Event,
     ) -> None:
         self.config = config
         self.session = session
-        self._last_stop = last_stop
+        self._last_stop = frame.last_stop
+        self._loader = loader = Loader(config, frame.store, frame.crumb.loading)
         self._boot = secrets.token_hex(4)
         self._topics = topics_of(config)
         bell = Bell()
         self.slots = {
             model.name: ModelSlot(model.name, bell, model.invoke_limit_s) for model in config.model
         }
-        for name, servable in servables.items():
+        for name, servable in started.servables.items():
             self.slots[name].current = servable
         self.lanes = tuple(
             Lane(camera.name, Mailbox(bell, counters), self.slots[camera.model], counters)
@@ -147,15 +125,26 @@ class Assembly:
             for counters in [CameraCounters()]
         )
         results = Results()
-        self._inference = InferenceWorker(bell, self.lanes, results)
+        self._inference = InferenceWorker(bell, self.lanes, results, frame.crumb.invoking)
         policies = {camera.name: PublishPolicy(camera.publish) for camera in config.camera}
         self._publisher = PublisherWorker(results, policies, self._send)
         self._recovery = ModelRecovery(
             self.slots,
             {model.name: model for model in config.model},
-            lambda model: load_model(model, config),
+            lambda model: loader.load_release(model.name, self.updates.wanted(model.name)),
             lambda: bool(list_edgetpus()),
             wake.set,
+        )
+        self._stage = Stage(self.slots)
+        self.updates = Updates(
+            config,
+            started,
+            store=frame.store,
+            loader=loader,
+            stage=self._stage,
+            session=session,
+            inbox=frame.inbox,
+            boot_id=frame.boot_id,
         )
         self._captures = [
             Capture(camera, lane, open_camera, wake.set)
@@ -176,27 +165,35 @@ class Assembly:
         for capture in self._captures:
             capture.start()
         self._recovery.start()
+        self.updates.start()
 
     def stop(self, invoke_s: float) -> bool:
         """Stop in the order of the frames, so that what was inferred is still published.
 
         Args:
-            invoke_s: how long to wait for an invoke, and a load, that is under way; the rest is
-                bounded by 0.6 s.
+            invoke_s: how long to wait for an invoke, a load, and whatever of a deployment is
+                under way; the rest is bounded by 0.6 s.
 
         Returns:
             Whether nothing of it runs any more, so that `release` gives the servables back.
         """
+        self.updates.ask_to_stop()
         for capture in self._captures:
             capture.ask_to_stop()
         idle = self._inference.stop(invoke_s)
         self._publisher.stop(0.4)
         for capture in self._captures:
             capture.stop(0.2 / len(self._captures))
-        return self._recovery.stop(invoke_s) and idle
+        recovered, resting = self._recovery.stop(invoke_s), self.updates.stop(invoke_s)
+        return recovered and idle and resting
 
     def release(self) -> dict[str, Servable]:
-        """Give the servables back. Only after `stop` said that nothing runs any more."""
+        """Give the servables back, without candidates that have something to go back to.
+
+        Only after `stop` said that nothing runs any more.
+        """
+        for name in self.slots:
+            self._stage.give_up(name)
         return {
             name: servable
             for name, slot in self.slots.items()
@@ -217,22 +214,20 @@ class Assembly:
         """Publish the retained state; what has not changed is not sent again."""
         info = self._info(self.session.status())
         self.session.set_retained(self._topics.info, encode_info(info))
-        for name, slot in self.slots.items():
-            self.session.set_retained(
-                self._topics.model(name), encode_model_state(model_state(slot))
-            )
 
     def forget(self, names: Iterable[str]) -> None:
         """Take the retained state of models that are no more off the broker."""
         for name in names:
             self.session.set_retained(self._topics.model(name), b"")
+            self.session.set_retained(self._topics.update(name, "state"), b"")
 
     def healthy(self) -> bool:
         """Say whether no invoke and no load has outlived its limit.
 
         Idle, without a camera or without a broker is healthy: a restart would not help.
         """
-        return not self._inference.stuck() and self._recovery.busy_s() < LOAD_LIMIT_S
+        busy_s = max(self._recovery.busy_s(), self._loader.busy_s())
+        return not self._inference.stuck() and busy_s < LOAD_LIMIT_S
 
     def status(self) -> str:
         """Say in one line what is going on, for `systemctl status`."""
@@ -258,8 +253,14 @@ class Assembly:
         }
 
     def _info(self, session: SessionStatus) -> DeviceInfo:
+        off = None if self.updates.off is None else Trouble.of(self.updates.off)
         return device_info(
-            self.config, self.slots, self._captures, self._last_stop, session.spool_trouble
+            self.config,
+            self.slots,
+            self._captures,
+            self._last_stop,
+            spool=session.spool_trouble,
+            updates=off,
         )
 
     def _send(self, prediction: Prediction, seq: int) -> None:

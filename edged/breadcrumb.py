@@ -1,20 +1,26 @@
-"""What the last run left behind: why it stopped.
+"""What the last run left behind: why it stopped, and which model it was in when it did.
 
 `run.json` in the runtime directory, which is RAM and kept over restarts of the service but not
 over a reboot: written at the start, completed at a clean stop. What is found there at the next
-start tells a clean stop from a crash, and its absence a fresh boot.
+start tells a clean stop from a crash, and its absence a fresh boot. `breadcrumb` beside it is
+mapped into memory: the digest of the model that is being loaded, and of the one being invoked.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 from pathlib import Path
 
 import orjson
 
 from edged.lock import unusable_runtime_dir
 
-_FILE = "run.json"
+CLEAN_STOPS = {"sigterm", "sigint"}
+_FILE, _CRUMB_FILE = "run.json", "breadcrumb"
+_DIGEST_BYTES = 64
+_NOTHING = b" " * _DIGEST_BYTES
 
 
 class RunRecord:
@@ -58,3 +64,44 @@ class RunRecord:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_bytes(orjson.dumps(record))
         temporary.replace(self._path)
+
+
+class Breadcrumb:
+    """Which model is loaded or invoked at this moment, for the start after a crash.
+
+    Two places, as loading and invoking are done by different threads. A store takes less than a
+    microsecond, and outlives the process, not the kernel.
+
+    Attributes:
+        blamed_sha256: what the last run was in when it ended; None for nothing. A model that is
+            loaded is suspected before one that is invoked, which has been loaded already.
+
+    Args:
+        runtime_dir: there.
+
+    Raises:
+        StoreError: `runtime_dir_unusable`.
+    """
+
+    def __init__(self, runtime_dir: Path) -> None:
+        try:
+            descriptor = os.open(runtime_dir / _CRUMB_FILE, os.O_RDWR | os.O_CREAT, 0o640)
+            try:
+                os.ftruncate(descriptor, 2 * _DIGEST_BYTES)
+                self._map = mmap.mmap(descriptor, 2 * _DIGEST_BYTES)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise unusable_runtime_dir(runtime_dir, error) from error
+        left = (self._map[:_DIGEST_BYTES], self._map[_DIGEST_BYTES:])
+        found = [crumb.decode() for crumb in left if re.fullmatch(rb"[0-9a-f]{64}", crumb)]
+        self.blamed_sha256 = found[0] if found else None
+        self._map[:] = 2 * _NOTHING
+
+    def loading(self, sha256: str) -> None:
+        """Note what is being loaded; "" for nothing any more."""
+        self._map[:_DIGEST_BYTES] = sha256.encode().ljust(_DIGEST_BYTES)
+
+    def invoking(self, sha256: str) -> None:
+        """Note what is being invoked; "" for nothing any more. Inference thread only."""
+        self._map[_DIGEST_BYTES:] = sha256.encode().ljust(_DIGEST_BYTES)

@@ -22,13 +22,13 @@ from edged.commands import (
     status,
 )
 from edged.config import CameraConfig, Config
-from edged.daemon import Daemon
-from edged.doctor import examine
 from edged.errors import ConfigError
 from edged.lock import is_locked
 from edged.models.desired import Source
-from edged.snapshot import take_snapshot
 from edged.systemd import Notifier, set_up_logging
+
+# ruff: noqa: PLC0415 - a command imports what it alone needs: numpy, OpenCV and MQTT take a
+# quarter of a second on a PC and several times that on a Pi
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,6 +163,8 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from edged.daemon import Daemon
+
     config = config_of(args)
     set_up_logging(verbose=args.verbose)
     direct = args.model is not None
@@ -180,6 +182,8 @@ def _check_config(args: argparse.Namespace) -> int:
 
 
 def _snapshot(args: argparse.Namespace) -> int:
+    from edged.snapshot import take_snapshot
+
     config = config_of(args)
     camera = _camera(config, args.name)
     model = next(model for model in config.model if model.name == camera.model)
@@ -205,6 +209,8 @@ def _camera(config: Config, name: str | None) -> CameraConfig:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    from edged.doctor import examine
+
     path = config_path(args)
     config: Config | None = None
     problem = ""

@@ -62,6 +62,11 @@ Source = Annotated[
         "images:DIR, synthetic"
     ),
 ]
+Url = Annotated[
+    str,
+    StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", max_length=2000),
+    Words("a web address like https://models.example.org/metadata, without user or password"),
+]
 Channels = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
 
 
@@ -123,7 +128,7 @@ class ModelConfig:
     mask: bool = False
     labels: Path | None = None
     resize: Literal["stretch", "center_crop", "letterbox"] | None = None  # as the kind is used to
-    color: Literal["rgb", "bgr"] = "rgb"
+    color: Literal["rgb", "bgr"] | None = None  # as the package says, else rgb
     mean: Channels | None = None
     std: Channels | None = None
     invoke_limit_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
@@ -177,12 +182,36 @@ class CameraConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class UpdateConfig:
+    """`[update]`: where new models come from, and what a trial asks."""
+
+    metadata_url: Url | None = None
+    targets_url: Url | None = None
+    root: Path = "/etc/edged/tuf/root.json"
+    poll_s: Annotated[float, Field(ge=60, le=2_592_000)] = 21_600.0
+    deadline_s: Annotated[float, Field(ge=1, le=2_592_000)] = 86_400.0
+    trial_frames: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    trial_seconds: Annotated[float, Field(ge=0, le=604_800)] = 60.0
+    no_frames_s: Annotated[float, Field(ge=1, le=604_800)] = 3600.0
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield what does not go together in this table."""
+        yield from pair(self, "metadata_url", "targets_url")
+
+    @model_validator(mode="after")
+    def _check(self) -> UpdateConfig:
+        refuse(self.conflicts())
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """The whole file."""
 
     model: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     camera: Annotated[tuple[CameraConfig, ...], Field(min_length=1)]
     mqtt: MqttConfig = Field(default_factory=MqttConfig)
+    update: UpdateConfig = Field(default_factory=UpdateConfig)
     device_id: DeviceId | None = None  # <hostname>-<6 hex of machine-id>
     state_dir: Path = "/var/lib/edged"
     runtime_dir: Path = "/run/edged"

@@ -14,14 +14,24 @@ from types import FrameType
 from typing import TypeVar
 
 from edged import __version__
-from edged.assembly import LOAD_LIMIT_S, Assembly, load_models, restore_outbox, topics_of
-from edged.breadcrumb import RunRecord
+from edged.assembly import LOAD_LIMIT_S, Assembly, Frame, restore_outbox, topics_of
+from edged.breadcrumb import CLEAN_STOPS, Breadcrumb, RunRecord
 from edged.config import Config, ModelConfig
 from edged.control import ControlServer, Operation
-from edged.errors import ConfigError, EdgedError, StoreError
+from edged.errors import ConfigError, ControlError, EdgedError, StoreError
+from edged.loader import Loader
 from edged.lock import RuntimeLock, StateLock
+from edged.models.inbox import Inbox
+from edged.models.local import LocalUpdates
+from edged.models.records import Moment
+from edged.models.recovery import BootFacts, recover
+from edged.models.store import Store
 from edged.mqtt.client import Session
+from edged.mqtt.spool import now
+from edged.operations import update_operations
+from edged.startup import Started, start, with_factory
 from edged.systemd import Notifier
+from edged.updates import update_topics
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +46,10 @@ class _StopAskedError(Exception):
 
 def _names(config: Config) -> set[str]:
     return {model.name for model in config.model}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _check_directories(old: Config, new: Config) -> None:
@@ -84,8 +98,11 @@ class Daemon:
             control = ControlServer(runtime, self._operations())
             try:
                 record = RunRecord(runtime.directory)
+                crumb = Breadcrumb(runtime.directory)
+                store = Store(Path(self._config.state_dir))
+                frame = Frame(record.last_stop, now().boot, crumb, store, Inbox())
                 try:
-                    code = self._serve(record.last_stop)
+                    code = self._serve(frame)
                 except _StopAskedError:
                     code = 0
                 if code == 0:
@@ -99,7 +116,14 @@ class Daemon:
 
     def _operations(self) -> dict[str, Operation]:
         """Return all that the control socket offers."""
-        return {"status": lambda _: self._status()}
+        return {"status": lambda _: self._status(), **update_operations(self._local)}
+
+    def _local(self) -> LocalUpdates:
+        if self._assembly is None:
+            raise ControlError(
+                "service_starting", "models are being loaded.", advice="Try again in a moment."
+            )
+        return self._assembly.updates.local
 
     def _status(self) -> dict[str, object]:
         assembly = self._assembly
@@ -111,31 +135,41 @@ class Daemon:
             **({} if assembly is None else assembly.report()),
         }
 
-    def _serve(self, last_stop: str) -> int:
+    def _serve(self, frame: Frame) -> int:
         config = self._config
-        servables = self._in_background(lambda: load_models(config.model, config))
+        loader = Loader(config, frame.store, frame.crumb.loading)
+        clean = frame.last_stop in CLEAN_STOPS
+        boot = BootFacts(frame.boot_id, clean, frame.crumb.blamed_sha256)
+        started = self._in_background(
+            lambda: start(config.model, frame.store, loader, boot=boot, now_ms=_now_ms())
+        )
         outbox, spool = self._in_background(lambda: restore_outbox(config))
         session = Session(config.mqtt, topics_of(config), outbox=outbox, spool=spool)
+        assembly = Assembly(config, started, session, frame, self._wake)
+        self._listen(session, frame, config)
         session.start()
         spool.start()
-        assembly = Assembly(config, servables, session, last_stop, self._wake)
         assembly.start()
         self._assembly = assembly
         self._notifier.ready()
-        assembly = self._supervise(assembly, last_stop)
+        assembly = self._supervise(assembly, frame)
         self._notifier.stopping()
         assembly.stop(0.5)
         assembly.session.stop(0.5)
         spool.stop(0.3)
         return 0 if self._crashed is None else 1
 
-    def _supervise(self, assembly: Assembly, last_stop: str) -> Assembly:
+    def _listen(self, session: Session, frame: Frame, config: Config) -> None:
+        for topic in update_topics(config):
+            session.subscribe(topic, frame.inbox.arrived)
+
+    def _supervise(self, assembly: Assembly, frame: Frame) -> Assembly:
         while not self._stop_cause and self._crashed is None:
             self._wake.wait(_TICK_S)
             self._wake.clear()
             if self._reload_asked:
                 self._reload_asked = False
-                assembly = self._reloaded(assembly, last_stop)
+                assembly = self._reloaded(assembly, frame)
             assembly.tick()
             self._notifier.status(assembly.status())
             if assembly.healthy():
@@ -144,8 +178,11 @@ class Daemon:
                 log.critical("an invoke or a load is stuck; waiting for the watchdog")
         return assembly
 
-    def _reloaded(self, assembly: Assembly, last_stop: str) -> Assembly:
-        """Move to the configuration as it is now; keep the running one where it does not hold."""
+    def _reloaded(self, assembly: Assembly, frame: Frame) -> Assembly:
+        """Move to the configuration as it is now; keep the running one where it does not hold.
+
+        A trial under way begins anew.
+        """
         if self._reload is None:
             log.warning("nothing to reload: edged runs without a configuration file")
             return assembly
@@ -154,7 +191,15 @@ class Daemon:
             config = self._reload()
             _check_directories(assembly.config, config)
             fresh = self._changed_models(assembly, config)
-            loaded = self._in_background(lambda: load_models(fresh, config), assembly.healthy)
+            loader = Loader(config, frame.store, frame.crumb.loading)
+            boot = BootFacts(frame.boot_id, clean_stop=True, blamed_sha256=None)
+            journals = assembly.updates.journals()
+            loaded = self._in_background(
+                lambda: start(
+                    fresh, frame.store, loader, boot=boot, now_ms=_now_ms(), known=journals
+                ),
+                assembly.healthy,
+            )
         except _StopAskedError:
             return assembly
         except EdgedError as error:
@@ -165,21 +210,58 @@ class Daemon:
         if not self._in_background(lambda: assembly.stop(limit_s)):
             # Two threads must never share an interpreter: let the service manager start anew.
             raise StoreError("reload_stuck", "a model did not come to rest for the reload.")
-        kept = assembly.release()
-        for name in [name for name in kept if name in loaded or name not in _names(config)]:
-            kept.pop(name).close()
+        started = self._handed_over(assembly, loaded, frame, config, boot)
         assembly.forget(set(assembly.slots) - _names(config))
         session = assembly.session
         old = assembly.config
-        if (config.mqtt, config.device_id) != (old.mqtt, old.device_id):
+        same_broker = (config.mqtt, config.device_id) == (old.mqtt, old.device_id)
+        if not same_broker or update_topics(config) != update_topics(old):
             session = session.successor(config.mqtt, topics_of(config), 0.5)
+            self._listen(session, frame, config)
             session.start()
-        moved = Assembly(config, {**kept, **loaded}, session, last_stop, self._wake)
+        moved = Assembly(config, started, session, frame, self._wake)
         moved.start()
         self._assembly = moved
         self._notifier.ready()
         log.info("reloaded")
         return moved
+
+    def _handed_over(
+        self, assembly: Assembly, loaded: Started, frame: Frame, config: Config, boot: BootFacts
+    ) -> Started:
+        """Return what the next assembly begins with: models kept, and models loaded anew.
+
+        The journals are those that the updater left, which may have gone on while models were
+        loaded.
+        """
+        kept, journals = assembly.release(), assembly.updates.journals()
+        started = Started(fixed=loaded.fixed, troubles=loaded.troubles)
+        for model in config.model:
+            name = model.name
+            before = journals.get(name)
+            journal = loaded.journals.get(name, before) if before is None else before
+            if journal is not None:
+                journal = recover(journal, boot, _now_ms())
+                if name in loaded.journals:
+                    moment = Moment(_now_ms(), boot.boot_id)
+                    journal = with_factory(journal, model, frame.store, moment)
+                if journal != before:
+                    frame.store.journal(name).save(journal)
+                started.journals[name] = journal
+            elif name not in loaded.fixed and name in assembly.updates.fixed:
+                started.fixed[name] = assembly.updates.fixed[name]
+            wanted = started.wanted(name)
+            for servable in (loaded.servables.get(name), kept.pop(name, None)):
+                if servable is None:
+                    continue
+                fits = wanted is not None and servable.id.sha256 == wanted.sha256
+                if fits and name not in started.servables:
+                    started.servables[name] = servable
+                else:
+                    servable.close()
+        for servable in kept.values():
+            servable.close()
+        return started
 
     def _changed_models(self, assembly: Assembly, config: Config) -> list[ModelConfig]:
         """Return the models that are new, or whose configuration or file is another now.

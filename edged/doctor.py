@@ -106,7 +106,9 @@ def _machine() -> Iterator[Finding]:
             "The clock has not been set from the network since boot; times may be wrong.",
         )
     else:
-        words = "Set from the network." if synchronised else "No systemd-timesyncd to ask."
+        words = (
+            "Set from the network." if synchronised else "Nobody here knows whether it is right."
+        )
         yield Finding("ok", "clock", "ok", words)
     hot = [f"{name} {value:.0f} C" for name, value in temperatures_c().items() if value >= _HOT_C]
     if hot:

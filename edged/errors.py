@@ -62,6 +62,10 @@ class OperatorError(EdgedError):
     """What the operator asks for cannot be done with this repository, these keys or this file."""
 
 
+class PackError(ReleaseError):
+    """No package can be made of what the operator gave."""
+
+
 class DeviceError(EdgedError):
     """This device, or what it is connected to, is at fault."""
 

@@ -22,11 +22,9 @@ from edged.mqtt.messages import (
     CameraStats,
     DeviceInfo,
     ModelInfo,
-    ModelState,
-    OutboxInfo,
+    PartInfo,
     Stats,
     Versions,
-    VersionState,
     encode_info,
 )
 from edged.mqtt.status import SessionStatus
@@ -62,7 +60,9 @@ def device_info(
     slots: Mapping[str, ModelSlot],
     captures: Iterable[Capture],
     last_stop: str,
+    *,
     spool: Trouble | None,
+    updates: Trouble | None,
 ) -> DeviceInfo:
     """Describe the device: what it is, what it sees with, what it runs."""
     return DeviceInfo(
@@ -86,17 +86,9 @@ def device_info(
         models=tuple(model_info(slots[model.name], model.accelerator) for model in config.model),
         groups=config.groups,
         last_stop=last_stop,
-        outbox=OutboxInfo(spool.reason, spool.detail) if spool else OutboxInfo(),
+        outbox=PartInfo(spool.reason, spool.detail) if spool else PartInfo(),
+        updates=PartInfo(updates.reason, updates.detail) if updates else PartInfo(),
     )
-
-
-def model_state(slot: ModelSlot) -> ModelState:
-    """Describe the versions of a model."""
-    servable = slot.current
-    if servable is None:
-        return ModelState(slot.name)
-    active = VersionState(servable.id.version, servable.id.sha256, servable.loaded_s)
-    return ModelState(slot.name, active=active)
 
 
 def control_status(

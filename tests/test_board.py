@@ -1,5 +1,6 @@
 """Facts of the machine, read from a made-up /sys, /dev and /etc."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from edged.board import (
     clock_synchronised,
     default_device_id,
     free_bytes,
+    kernel_clock_synchronised,
     temperatures_c,
 )
 from edged.config import Config
@@ -75,11 +77,22 @@ def test_board_and_temperatures(tmp_path) -> None:
 
 
 def test_the_clock(tmp_path) -> None:
-    assert clock_synchronised(tmp_path) is None
+    def by_kernel(known: bool | None) -> bool | None:
+        return clock_synchronised(tmp_path, lambda: known)
+
+    assert [by_kernel(known) for known in (None, False, True)] == [None, False, True]
     write(tmp_path, {"run/systemd/timesync/clock": ""})
-    assert clock_synchronised(tmp_path) is False
+    assert [by_kernel(known) for known in (None, False, True)] == [False, False, True]
     write(tmp_path, {"run/systemd/timesync/synchronized": ""})
-    assert clock_synchronised(tmp_path) is True
+    assert [by_kernel(known) for known in (None, False, True)] == [True] * 3
+
+
+def test_the_kernel_is_asked_and_nothing_is_changed() -> None:
+    before = time.clock_gettime(time.CLOCK_TAI) - time.time()
+
+    assert kernel_clock_synchronised() in (None, False, True)
+
+    assert abs(time.clock_gettime(time.CLOCK_TAI) - time.time() - before) < 0.5
 
 
 def test_space(tmp_path) -> None:

@@ -1,5 +1,6 @@
 """The commands, called as a person would, in this process."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -293,3 +294,40 @@ def test_a_reader_that_goes_away_is_no_error_to_shout_about(config) -> None:
 
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+# Start-up
+
+
+def test_a_command_imports_what_it_alone_needs(config) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "edged", "check-config", str(config)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "edged.config_text" in imported
+    assert not {"numpy", "cv2", "paho", "ssl", "edged.daemon", "edged.doctor"} & imported
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="BLAS starts no thread on a single core")
+@pytest.mark.parametrize(("given", "threads"), [({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, 2)])
+def test_the_program_keeps_blas_from_starting_threads(given, threads) -> None:
+    counting = """
+import os, edged.__main__, edged.cli
+def command():
+    import numpy
+    return len(os.listdir("/proc/self/task"))
+edged.cli.main = command
+print(edged.__main__.main())
+"""
+    kept = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", counting],
+        env={**kept, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert int(done.stdout) == threads

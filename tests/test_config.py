@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import ValidationError
 
-from edged.config import CameraConfig, Config, ModelConfig, MqttConfig, PublishConfig
+from edged.config import CameraConfig, Config, ModelConfig, MqttConfig, PublishConfig, UpdateConfig
 from edged.config_text import ConfigTextError, Problem, from_values, parse
 from edged.config_words import SECTIONS, fields_of, required_keys, table_in, unwrap
 from edged.errors import ConfigError
 
 MODEL, CAMERA, PUBLISH, MQTT = "[[model]]", "[[camera]]", "[[camera]] publish", "[mqtt]"
+UPDATE = "[update]"
 EXAMPLE = Path(__file__).parents[1] / "config" / "edged.toml"
 NAMES = ["''", '"Upper"', '"-x"', '"a b"', f'"{"a" * 65}"', '"a\\n"', '"é"']
 
@@ -48,6 +49,20 @@ CASES: dict[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     (MQTT, "outbox_messages"): ([("0", "out_of_range"), ("1000001", "out_of_range")], 1),
     (MQTT, "outbox_bytes"): ([("9999", "out_of_range"), ("1000000001", "out_of_range")], 10_000),
     (MQTT, "stats_s"): ([("0.9", "out_of_range"), ("86401", "out_of_range")], 1),
+    ("", "update"): ([], None),
+    **{
+        (UPDATE, key): (
+            [(f'"{u}"', "bad_format") for u in ["", "ftp://x", "http:///m", "http://u:p@x/m"]],
+            None,
+        )
+        for key in ("metadata_url", "targets_url")
+    },
+    (UPDATE, "root"): ([("''", "bad_format")], "/root.json"),
+    (UPDATE, "poll_s"): ([("59", "out_of_range"), ("2592001", "out_of_range")], 60),
+    (UPDATE, "deadline_s"): ([("0", "out_of_range"), ("2592001", "out_of_range")], 10),
+    (UPDATE, "trial_frames"): ([("0", "out_of_range"), ("1.5", "wrong_type")], 1),
+    (UPDATE, "trial_seconds"): ([("-1", "out_of_range"), ("604801", "out_of_range")], 0),
+    (UPDATE, "no_frames_s"): ([("0", "out_of_range"), ("604801", "out_of_range")], 5),
     (MODEL, "name"): ([(n, "bad_format") for n in NAMES], None),
     (MODEL, "factory"): ([("''", "bad_format")], "/m.tflite"),
     (MODEL, "accelerator"): (
@@ -112,7 +127,7 @@ def write(title: str, key: str, value: str) -> tuple[str, int]:
     """Return a file that is right but for one key, and the line of the key."""
     top = [f"{key} = {value}"] if title == "" else []
     tables: list[str] = []
-    for heading in (MODEL, MQTT, CAMERA):
+    for heading in (MODEL, MQTT, UPDATE, CAMERA):
         if title == "" and key == heading.strip("[]"):
             continue
         keys = dict(REQUIRED.get(heading, {}))
@@ -131,6 +146,7 @@ def write(title: str, key: str, value: str) -> tuple[str, int]:
 def shown(title: str, key: str, value: str = "") -> str:
     """Return how the key of a file by `write` is called in a message."""
     prefix = {"": "", MQTT: "mqtt.", MODEL: 'model "birds": ', CAMERA: 'camera "front": '}
+    prefix[UPDATE] = "update."
     prefix[PUBLISH] = 'camera "front": publish.'
     if title in (MODEL, CAMERA) and key == "name":
         bare = re.fullmatch("[\"']([A-Za-z0-9_-]{1,60})[\"']", value)
@@ -166,7 +182,7 @@ def accepted(hint: Any) -> set[type]:
 
 def test_every_key_has_its_cases() -> None:
     assert set(CASES) == set(KEYS)
-    classes = {Config, MqttConfig, ModelConfig, CameraConfig, PublishConfig}
+    classes = {Config, MqttConfig, UpdateConfig, ModelConfig, CameraConfig, PublishConfig}
     assert set(SECTIONS.values()) == classes
 
 
@@ -215,6 +231,7 @@ def test_a_value_that_is_taken(title: str, key: str) -> None:
     tables: dict[str, Any] = {
         "": config,
         MQTT: config.mqtt,
+        UPDATE: config.update,
         MODEL: config.model[0],
         CAMERA: config.camera[0],
     }
@@ -384,7 +401,7 @@ def test_a_table_written_otherwise(text: str, line: int | None, key: str, words:
         ("", "name = 1", "unknown key here; did you mean [[model]] name or [[camera]] name?"),
         ("", "mod = 1", "unknown key; did you mean [[model]]?"),
         ("", "per_secon = 1", "unknown key; did you mean [[camera]] publish per_second?"),
-        ("", "zzz = 1", "unknown key; known here: model, camera, mqtt, device_id, state_dir, "),
+        ("", "zzz = 1", "unknown key; known here: model, camera, mqtt, update, device_id, "),
         (MQTT, "hots = 1", "unknown key; did you mean 'host'?"),
         (MQTT, "key = 1", "unknown key; did you mean 'key_file'?"),
         (MQTT, "keepalive = 1", "unknown key; did you mean 'keepalive_s'?"),
@@ -510,7 +527,7 @@ def test_random_values_give_problems_or_a_config() -> None:
             chosen = [
                 key
                 for key in dict.fromkeys(chosen)
-                if heading or key not in ("mqtt", "model", "camera")
+                if heading or key not in ("mqtt", "update", "model", "camera")
             ]
             lines += [heading, *(f"{key} = {rng.choice(values)}" for key in chosen)]
         text = "\n".join(lines)
@@ -544,6 +561,7 @@ def test_the_example_has_every_key_explained() -> None:
     text = EXAMPLE.read_text("utf-8")
     data = tomllib.loads(uncomment(text, commented(text)))
     found = {"": data, MQTT: data["mqtt"], MODEL: data["model"][0], CAMERA: data["camera"][0]}
+    found[UPDATE] = data["update"]
     found[PUBLISH] = found[CAMERA]["publish"]
     assert {(title, key) for title, table in found.items() for key in table} == set(KEYS)
     lines = text.split("\n")
@@ -559,14 +577,20 @@ def test_the_example_shows_the_defaults() -> None:
     numbers = commented(text)
     everything = parse(uncomment(text, numbers))
     plain = parse(text)
-    for title in ("", MQTT, MODEL, CAMERA):
+    for title in ("", MQTT, UPDATE, MODEL, CAMERA):
         tables = [
-            {"": config, MQTT: config.mqtt, MODEL: config.model[0], CAMERA: config.camera[0]}[title]
+            {
+                "": config,
+                MQTT: config.mqtt,
+                UPDATE: config.update,
+                MODEL: config.model[0],
+                CAMERA: config.camera[0],
+            }[title]
             for config in (everything, plain)
         ]
         for key in fields_of(SECTIONS[title]):
             here, default = (getattr(table, key) for table in tables)
-            if default is not None and key not in ("mqtt", "model", "camera"):
+            if default is not None and key not in ("mqtt", "update", "model", "camera"):
                 assert here == default, f"{title} {key}"
     for number in numbers:
         try:

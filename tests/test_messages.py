@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +63,18 @@ def test_topics_of_a_device():
     assert topics.stats == "home/edged/porch/stats"
     assert topics.prediction("front") == "home/edged/porch/prediction/front"
     assert topics.model("birds") == "home/edged/porch/model/birds"
+
+
+def test_a_prediction_holds_no_more_memory_than_it_is_long():
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [encoded(CLASSIFIED) for _ in range(100)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert after - before < 1.5 * 100 * (len(kept[0]) + 64)
 
 
 def test_a_classification_is_exactly_the_documented_bytes():

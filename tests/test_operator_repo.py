@@ -16,6 +16,7 @@ import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from sim import packages
 from sim.files import PowerCutError, WatchedFiles, aftermath, read_tree, write_tree
 from tuf.api.metadata import Metadata
 
@@ -33,11 +34,13 @@ from edged.operator.serve import Server
 QUICK = Limits(connect_s=2, silence_s=2, poll_s=0.02, metadata_s=5)
 
 
-def package(folder: Path, version: str = "1.4.0", name: str = "birds") -> Path:
+def package(
+    folder: Path, version: str = "1.4.0", name: str = "birds", **changes: bytes | None
+) -> Path:
     path = folder / f"{name}-{version}.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("manifest.json", json.dumps({"name": name, "version": version}))
-        archive.writestr("model.tflite", version * 1000)
+    files = packages.contents(**changes)
+    manifest = packages.encoded(packages.facts(files, name=name, version=version))
+    path.write_bytes(packages.archive(packages.parts(manifest, files)))
     return path
 
 
@@ -123,9 +126,7 @@ def test_from_init_to_the_device(
     assert main(arguments) == 0  # the same bytes, signed anew
     assert said(capsys)["changed"] is True
 
-    other = package(desk, "1.4.0")
-    with zipfile.ZipFile(other, "a") as archive:
-        archive.writestr("README.md", "?")
+    package(desk, "1.4.0", README__md=b"?")
     assert main(arguments) == 1
     assert "version_published" in capsys.readouterr().err
 
@@ -287,10 +288,10 @@ def test_keys_that_something_else_keeps(desk: Path, capsys: pytest.CaptureFixtur
         (["repo", "rotate-key", "repo", "boss"], 2, "boss"),
         (["repo", "publish", "r", "none.zip"], 1, "package_unreadable"),
         (["repo", "publish", "repo", "none.zip"], 1, "package_unreadable"),
-        (["repo", "publish", "repo", "text.zip"], 1, "package_unreadable"),
-        (["repo", "publish", "repo", "empty.zip"], 1, "package_unreadable"),
-        (["repo", "publish", "repo", "list.zip"], 1, "package_unreadable"),
-        (["repo", "publish", "repo", "named.zip"], 1, "target_invalid"),
+        (["repo", "publish", "repo", "text.zip"], 1, "package_not_zip"),
+        (["repo", "publish", "repo", "empty.zip"], 1, "package_incomplete"),
+        (["repo", "publish", "repo", "list.zip"], 1, "manifest_invalid"),
+        (["repo", "publish", "repo", "named.zip"], 1, "manifest_invalid"),
         (["repo", "publish", "r", "birds-1.4.0.zip"], 1, "repo_missing"),
         (["repo", "withdraw", "repo", "../..", "1"], 1, "target_invalid"),
         (["repo", "refresh", "r"], 1, "repo_missing"),

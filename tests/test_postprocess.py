@@ -116,6 +116,18 @@ def test_the_count_is_believed_within_reason(count, expected) -> None:
     assert len(detection([BOX, BOX], [0, 0], [0.9, 0.8], count)) == expected
 
 
+def test_what_memory_held_behind_the_count_is_cleared() -> None:
+    decoder = SsdDecoder(SsdHead((2, 0, 1, 3), 2), None, Cut())
+    rest = [np.full((1, 3), np.nan, np.float32) for _ in range(2)]
+    outputs = [*rest, np.full((1, 3, 4), np.nan, np.float32), np.array([1.0], np.float32)]
+    for values in outputs[:3]:
+        values[:, 0] = 0.5
+
+    decoder.clear_padding(outputs)
+
+    assert [values[0, :, ...].sum() for values in outputs[:3]] == [0.5, 0.5, 2.0]
+
+
 def test_values_behind_the_count_are_not_looked_at() -> None:
     assert len(detection([BOX, [np.nan] * 4], [0, np.nan], [0.9, np.nan], 1)) == 1
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from edged.models.repository import Clock, Repository
 from edged.models.source import Limits
 
 QUICK = Limits(
-    connect_s=2, silence_s=0.4, rate_bytes_s=2000, rate_window_s=0.25, poll_s=0.02, metadata_s=5
+    connect_s=2, silence_s=0.7, rate_bytes_s=2000, rate_window_s=1.5, poll_s=0.02, metadata_s=5
 )
 DATA = bytes(range(256)) * 40
 
@@ -430,7 +433,7 @@ def test_the_way_back_from_a_fast_forward(device: Device, world: World, stolen: 
     world.publish()
     before = copy.deepcopy((world.targets, world.snapshot, world.timestamp))
     signed = getattr(world, stolen)
-    signed.version = 2**63
+    signed.version = 10**40
     if stolen == "targets":
         world.publish_targets()
     if stolen != "timestamp":
@@ -541,6 +544,37 @@ def test_no_damaged_file_lets_an_old_version_in(
     world.files.update(new)
     assert not device.start().refresh().forgotten
     assert device.version("timestamp") == 4
+
+
+def test_what_the_last_good_copy_knows_counts(device: Device, world: World) -> None:
+    """Two files are damaged at once; the copy of before says that version 3 was seen."""
+    old = dict(world.files)
+    for _ in range(3):
+        world.now += timedelta(days=2)
+        world.publish()
+        device.refresh()
+    for name in ("timestamp.json", "trust"):
+        damage(device.folder / "tuf/metadata" / name, "zeros")
+    world.files.clear()
+    world.files.update(old)
+
+    assert refused(device.refresh).reason == "metadata_rollback"
+    device.synchronised = False
+    device.now_s = (NOW + timedelta(days=3)).timestamp()
+    assert refused(device.refresh).reason == "clock_unsynced"
+
+
+def test_that_something_was_forgotten_is_said_once_and_not_lost(
+    device: Device, server: Server
+) -> None:
+    device.refresh()
+    damage(device.folder / "tuf/metadata/trust", "empty")
+    server.troubles["metadata/timestamp.json"] = Trouble(status=500)
+    assert refused(device.refresh).reason == "server_failed"
+    server.troubles.clear()
+
+    assert device.start().refresh().forgotten
+    assert not device.start().refresh().forgotten
 
 
 def test_an_old_targets_file_under_a_new_snapshot(device: Device, world: World) -> None:
@@ -664,3 +698,47 @@ def test_a_local_install_does_not_wait_for_a_clock(device: Device, world: World)
     device.floor_s = (NOW + timedelta(days=31)).timestamp()
     error = refused(lambda: device.start().refresh(local=True))
     assert error.reason == "metadata_expired"
+
+
+# Programs
+
+
+def test_an_outside_test_suite_can_drive_it(tmp_path: Path) -> None:
+    """By the protocol of theupdateframework/tuf-conformance."""
+    world = World(datetime.now(UTC))
+    path = world.add("birds", "1.4.0", DATA)
+    world.publish()
+    script = Path(__file__).parents[1] / "scripts/tuf-conformance-client"
+    (tmp_path / "root.json").write_bytes(world.first_root)
+    metadata, targets = tmp_path / "metadata", tmp_path / "targets"
+    metadata.mkdir()
+    targets.mkdir()
+
+    def client(*command: str, code: int = 0) -> None:
+        done = subprocess.run(
+            [sys.executable, str(script), "--metadata-dir", str(metadata),
+             "--metadata-url", f"{server.url}/metadata", "--target-name", path,
+             "--target-base-url", f"{server.url}/targets", "--target-dir", str(targets), *command],
+            env={**os.environ, "PYTHONPATH": str(script.parents[1])},
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+    with serving(world.files) as server:
+        client("init", str(tmp_path / "root.json"))
+        client("download")
+        world.files["metadata/timestamp.json"] = b"{}"
+        client("refresh", code=1)
+
+    assert [file.read_bytes() for file in targets.iterdir()] == [DATA]
+    names = {file.name for file in metadata.iterdir()}
+    assert names >= {"root.json", "timestamp.json", "snapshot.json", "targets.json"}
+
+
+def test_requests_is_imported_for_the_web_only() -> None:
+    program = (
+        "import sys; import edged.models.repository, edged.models.stick;"
+        "sys.exit('requests' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=30)
+    assert done.returncode == 0

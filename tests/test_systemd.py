@@ -195,6 +195,16 @@ def test_the_unit_passes_systemd_s_own_check(tmp_path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_refresh_timer_passes_as_well(tmp_path) -> None:
+    for name in ("edgectl-refresh.service", "edgectl-refresh.timer"):
+        text = UNIT.with_name(name).read_text()
+        (tmp_path / name).write_text(text.replace("=/usr/bin/edgectl", "=/bin/true"))
+
+    done = analyze("verify", "--man=no", str(tmp_path / "edgectl-refresh.timer"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_unit_is_hardened() -> None:
     done = analyze("security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT))
 

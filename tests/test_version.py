@@ -36,7 +36,7 @@ def test_a_factory_file_is_below_every_release():
 @pytest.mark.parametrize(
     "text",
     ["", "1", "1.0", "v1.0.0", "1.0.0 ", "1.0.0\n", "01.0.0", "1.0.0-01", "1.0.0-é", "\uff11.0.0",
-     "1.0.0+", "1.0.0/..", "1.0.0-" + "a" * 59, "9" * 6000 + ".0.0"],
+     "1\u0661.0.0", "1.0.0-rc.1\n", "1.0.0+", "1.0.0/..", "1.0.0-" + "a" * 59, "9" * 6000 + ".0.0"],
 )  # fmt: skip
 def test_what_is_no_version(text):
     with pytest.raises(ValueError, match=r"."):

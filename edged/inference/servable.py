@@ -22,6 +22,7 @@ from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_labels, read_model, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.kinds.decoder import Cut, Decoder
+from edged.inference.kinds.ssd import SsdDecoder
 from edged.inference.modelfile import ModelFile, read_model_file
 from edged.inference.modellabels import packed_labels, parse_labels
 from edged.inference.postprocess import make_decoder
@@ -61,6 +62,7 @@ class Servable:
     Attributes:
         id: name, version, digest.
         path: the file it was loaded from.
+        file_sha256: hex digest of that file, which may be one of a package.
         input: how images become its input.
         accelerator: what it runs on: `cpu`, `edgetpu`, `usb:0`...
         requested: what was asked for.
@@ -69,6 +71,7 @@ class Servable:
         keeps_state: whether the model also remembers inside, as LSTM operators do, where cameras
             cannot be told apart.
         loaded_s: Unix time of loading, seconds.
+        file_sha256: digest of that file, in hex.
     """
 
     def __init__(
@@ -81,12 +84,15 @@ class Servable:
         *,
         keeps_state: bool,
         path: Path,
+        file_sha256: str,
         requested: str,
         fallback: Trouble | None,
         loaded_s: float,
     ) -> None:
         self.id = model
+        self.file_sha256 = model.sha256
         self.path = path
+        self.file_sha256 = file_sha256
         self.input = spec
         self.runtime = interpreter.runtime
         self.accelerator = interpreter.accelerator
@@ -157,6 +163,46 @@ class Servable:
         """
         return self._decoder.decode(outputs.arrays, place)
 
+    def raw_inputs(self, tensor: npt.NDArray[Any]) -> list[Array]:
+        """Return what all inputs hold for an image that nothing went before.
+
+        Args:
+            tensor: the image, from a `Preprocessor`.
+        """
+        states = iter(self.fresh_state())
+        return [
+            tensor if position == self._image else next(states)
+            for position in range(len(self._interpreter.inputs))
+        ]
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run the model on raw inputs as if nothing went before; return all its outputs.
+
+        Args:
+            inputs: of the shapes and dtypes of its input tensors, in its order.
+
+        Raises:
+            AcceleratorError: the Edge TPU failed.
+            ValidationError: `invoke_failed`.
+        """
+        self.fresh_state()
+        for position, value in enumerate(inputs):
+            self._interpreter.set_input(position, value)
+        self._interpreter.invoke()
+        outputs = self._interpreter.read_outputs(range(len(self._interpreter.outputs)))
+        if isinstance(self._decoder, SsdDecoder):
+            self._decoder.clear_padding(outputs)
+        return outputs
+
+    def read(self, outputs: Sequence[Array]) -> Result:
+        """Read what `run` returned, for an image of just the size of the input.
+
+        Raises:
+            ValidationError: `output_not_finite`.
+        """
+        place = geometry(self.input.height, self.input.width, self.input)
+        return self._decoder.decode([outputs[i] for i in self._decoder.outputs], place)
+
     def warm_up(self) -> None:
         """Run once on zeros: the first invoke is slow, and a model that cannot run says so here.
 
@@ -192,7 +238,7 @@ class Servable:
     def files_unchanged(self, config: ModelConfig) -> bool:
         """Say whether the files of this configuration still give the same model and labels."""
         try:
-            same_model = hashlib.sha256(read_model(self.path)).hexdigest() == self.id.sha256
+            same_model = hashlib.sha256(read_model(self.path)).hexdigest() == self.file_sha256
             if config.labels is None:
                 return same_model
             labels = parse_labels(read_labels(config.labels))
@@ -327,7 +373,7 @@ def _assemble(
     usual = (habit.mean, habit.std) if image.is_float else (None, None)
     spec = InputSpec(
         image,
-        config.color,
+        config.color or "rgb",
         config.resize or habit.resize,
         config.mean or file.mean or usual[0],
         config.std or file.std or usual[1],
@@ -342,6 +388,7 @@ def _assemble(
         signature,
         keeps_state=file.keeps_state,
         path=source.path,
+        file_sha256=digest,
         requested=config.accelerator,
         fallback=fallback,
         loaded_s=time.time(),

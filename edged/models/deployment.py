@@ -38,9 +38,6 @@ from edged.models.transitions import (
 class IllegalTransitionError(EdgedError):
     """What is told cannot happen in this state, or is about another deployment. Nothing changed."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("illegal_transition", message)
-
 
 def todo(journal: Journal) -> Action:
     """Return what to do next, now that the journal is written."""
@@ -54,7 +51,7 @@ def under_way(journal: Journal) -> Deployment:
         IllegalTransitionError: there is none.
     """
     if journal.current is None:
-        raise IllegalTransitionError("no deployment is under way")
+        raise _illegal("no deployment is under way")
     return journal.current
 
 
@@ -87,7 +84,7 @@ def begin(
         IllegalTransitionError: there is one already, or this id has had its result.
     """
     if journal.current is not None or journal.result(deployment_id) is not None:
-        raise IllegalTransitionError(f"{deployment_id} cannot begin")
+        raise _illegal(f"{deployment_id} cannot begin")
     current = Deployment(
         deployment_id=deployment_id,
         origin=origin,
@@ -124,10 +121,10 @@ def advance(journal: Journal, deployment_id: str, event: Event, now_ms: int) -> 
     """
     current = journal.current
     if current is None or current.deployment_id != deployment_id:
-        raise IllegalTransitionError(f"{deployment_id} is not under way: {event.kind}")
+        raise _illegal(f"{deployment_id} is not under way: {event.kind}")
     step = TRANSITIONS.get((current.state, event.kind))
     if step is None or step.only not in {None, current.origin}:
-        raise IllegalTransitionError(f"{event.kind} cannot happen in {current.state}")
+        raise _illegal(f"{event.kind} cannot happen in {current.state}")
     if step.bad:
         mark = Mark(current.version, current.sha256, bad=True, reason=event.reason)
         journal = journal.marked(mark)
@@ -192,7 +189,7 @@ def fall_back(journal: Journal, reason: Reason, detail: str, moment: Moment) -> 
     """
     active = journal.active
     if active is None:
-        raise IllegalTransitionError("there is no active model to fall back from")
+        raise _illegal("there is no active model to fall back from")
     journal = superseded(journal, moment.now_ms)
     if reason is Reason.ACTIVE_CRASHED:
         journal = journal.marked(Mark(active.version, active.sha256, bad=True, reason=reason))
@@ -220,6 +217,10 @@ def superseded(journal: Journal, now_ms: int) -> Journal:
     return advance(journal, journal.current.deployment_id, Event(Kind.SUPERSEDE), now_ms)
 
 
+def _illegal(message: str) -> IllegalTransitionError:
+    return IllegalTransitionError("illegal_transition", message)
+
+
 def _after(journal: Journal, current: Deployment, step: Step, event: Event) -> Deployment:
     """Return the deployment after a step, still under way as far as it can know."""
     moves = step.next is not current.state
@@ -229,7 +230,7 @@ def _after(journal: Journal, current: Deployment, step: Step, event: Event) -> D
         reason, detail = current.reason, current.detail
     gone = return_to(journal) if event.kind is Kind.UNUSABLE else None
     if event.kind is Kind.UNUSABLE and gone is None:
-        raise IllegalTransitionError("there is nothing left that could be unusable")
+        raise _illegal("there is nothing left that could be unusable")
     return replace(
         current,
         # What has ended becomes a result; its last state says what it ended from.

@@ -1,6 +1,6 @@
 """Fetches over HTTP with requests, from servers that may be slow, broken or hostile.
 
-Importing this costs 25 MB and 75 ms: import it when something is fetched for the first time.
+Importing this costs 20 ms and 4 MB beside python-tuf, 75 ms and 13 MB alone: only where it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ipaddress
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -93,18 +92,11 @@ class HttpSource:
             if self._proxies is not None:
                 session.trust_env = False
                 session.proxies = dict(self._proxies)
-            if self._ca_file:
-                # Else REQUESTS_CA_BUNDLE of the environment would win.
-                session.trust_env = False
-                session.verify = self._ca_file
-                if self._proxies is None:
-                    session.proxies = urllib.request.getproxies()
             session.cert = self._cert_files
             yield session
 
-    @staticmethod
     def _follow(
-        session: requests.Session, url: str, headers: Mapping[str, str], patience: Patience
+        self, session: requests.Session, url: str, headers: Mapping[str, str], patience: Patience
     ) -> requests.Response:
         limits = patience.limits
         for _ in range(_MAX_REDIRECTS + 1):
@@ -114,6 +106,8 @@ class HttpSource:
                 stream=True,
                 allow_redirects=False,
                 timeout=(limits.connect_s, limits.silence_s),
+                # Not the session's: REQUESTS_CA_BUNDLE of the environment would win.
+                verify=self._ca_file or True,
             )
             if response.status_code not in _REDIRECTS:
                 return response
@@ -169,7 +163,7 @@ def _check_status(response: requests.Response, url: str) -> None:
     if status in (404, 410):
         raise FetchError("not_found", f"the server does not have {where}.")
     if status in (401, 403):
-        raise FetchError("forbidden", f"the server does not give out {where}.")
+        raise FetchError("access_denied", f"the server does not give out {where}.")
     if status == requests.codes.proxy_authentication_required:
         raise FetchError("proxy_failed", f"the proxy wants a password for {where}.")
     if status == requests.codes.too_many_requests or (status == 503 and wait_s is not None):
@@ -214,16 +208,13 @@ def _body(response: requests.Response, leash: _Leash, url: str) -> Body:
     etag = headers.get("ETag", "")
     # A weak validator promises no identical bytes; a date stands in for a missing one.
     validator = headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
-    pieces = _pieces(response, leash, expected, url)
+    pieces = _pieces(response, leash, url)
     if "html" in headers.get("Content-Type", "").lower():
         pieces = _no_portal(pieces, url)
     return Body(start, total, validator if len(validator) <= 200 else "", pieces)
 
 
-def _pieces(
-    response: requests.Response, leash: _Leash, expected: int | None, url: str
-) -> Iterator[bytes]:
-    count = 0
+def _pieces(response: requests.Response, leash: _Leash, url: str) -> Iterator[bytes]:
     while True:
         try:
             # What is there, at most: a reader that waits for more loses it when cut.
@@ -233,12 +224,9 @@ def _pieces(
         if leash.cause:
             raise leash.cause
         if not piece:
-            break
-        count += len(piece)
+            return
         leash.count(len(piece))
         yield piece
-    if expected is not None and count < expected:
-        raise FetchError("connection_lost", f"{redacted(url)} ended early.")
 
 
 def _no_portal(pieces: Iterator[bytes], url: str) -> Iterator[bytes]:
@@ -266,6 +254,8 @@ def _explain(error: Exception, url: str) -> FetchError:  # noqa: PLR0911 - a tab
         return FetchError("url_invalid", f"not a URL that can be fetched: {where}.")
     if isinstance(error, requests.exceptions.ReadTimeout | ReadTimeoutError | TimeoutError):
         return FetchError("server_silent", f"{where} went silent.")
+    if type(error) is OSError:  # requests looks for these files before it connects
+        return FetchError("certificate_unreadable", f"cannot read ca_file or cert_files: {error}.")
     inner = error.args[0] if error.args else None
     if isinstance(error, ProtocolError) or isinstance(inner, ProtocolError):
         return FetchError("connection_lost", f"the connection was cut: {where}.")

@@ -106,7 +106,7 @@ class Source(Protocol):
             validator: of the state that it belongs to; if that has changed, the whole is wanted.
 
         Raises:
-            FetchError: `not_found` and `forbidden` where the source says no, others otherwise.
+            FetchError: `not_found` and `access_denied` where the source says no, others otherwise.
         """
         ...
 

@@ -35,6 +35,8 @@ ERRORS_NEEDED = 3
 COLLAPSED_SHARE = 0.95
 # ...that the previous model told apart: it gave no class more than this share of them.
 VARIED_SHARE = 0.7
+# Less than this is what a busy board makes of any invoke, however many times longer it is.
+SLOWER_MS = 1.0
 # Memory that grows by more than this from the first quarter of a trial to the last, leaks.
 LEAK_BYTES = 20 * 1024 * 1024
 _MEMORY_SAMPLES = 240
@@ -224,7 +226,9 @@ class TrialWatch:
 
     def _slow(self) -> Verdict | None:
         now_ms, before_ms = self._p95_ms(), self.p95_before_ms
-        if now_ms is None or not before_ms or now_ms <= before_ms * self.limits.p95_ratio:
+        if now_ms is None or not before_ms or now_ms <= before_ms + SLOWER_MS:
+            return None
+        if now_ms <= before_ms * self.limits.p95_ratio:
             return None
         return Verdict(
             "unhealthy",

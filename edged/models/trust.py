@@ -10,11 +10,10 @@ in. `.old` stays as the last good copy. Old versions must not come back through 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import orjson
 
 from edged.models.files import Files
 
@@ -33,12 +32,14 @@ class Trust:
         keys: role to its threshold and the ids of its keys when that was; with other keys
             versions begin anew.
         anchor: SHA-256 of the root that the owner had put there.
+        forgotten: something had been remembered and was lost, which nobody was told yet.
     """
 
     time_floor_s: int = 0
     versions: Mapping[str, int] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     anchor: str = ""
+    forgotten: bool = False
 
     def same_but_for_time(self, other: Trust) -> bool:
         """Say whether nothing else has changed."""
@@ -52,8 +53,9 @@ class Trust:
             "versions": dict(self.versions),
             "keys": {role: list(ids) for role, ids in self.keys.items()},
             "anchor": self.anchor,
+            "forgotten": self.forgotten,
         }
-        content = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+        content = json.dumps(body, sort_keys=True).encode()  # versions have no upper end
         return content + b"\n" + hashlib.sha256(content).hexdigest().encode() + b"\n"
 
     @classmethod
@@ -62,11 +64,11 @@ class Trust:
         content, _, digest = data.removesuffix(b"\n").partition(b"\n")
         if hashlib.sha256(content).hexdigest().encode() != digest:
             return None
-        body = orjson.loads(content)
+        body = json.loads(content)
         if body["schema"] != _SCHEMA:
             return None
         keys = {role: tuple(ids) for role, ids in body["keys"].items()}
-        return cls(body["time_floor_s"], body["versions"], keys, body["anchor"])
+        return cls(body["time_floor_s"], body["versions"], keys, body["anchor"], body["forgotten"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,10 @@ class Kept:
     Attributes:
         metadata: relative name to content, as python-tuf names them; not yet believed.
         trust: what is remembered.
-        forgotten: something had been remembered and cannot be read any more.
     """
 
     metadata: Mapping[str, bytes]
     trust: Trust
-    forgotten: bool
 
 
 class TrustStore:
@@ -108,10 +108,8 @@ class TrustStore:
         files.make_dirs(directory.parent)
         if not directory.is_dir():
             files.remove_tree(directory)
-            # Died between the two moves: the record is written last, so it speaks for the rest.
-            whole = self._new if self._record(self._new) else self._old
-            if whole.is_dir():
-                files.rename(whole, directory)
+            if self._old.is_dir():  # died between the two moves
+                files.rename(self._old, directory)
             else:
                 files.mkdir(directory)
         files.remove_tree(self._new)
@@ -119,8 +117,9 @@ class TrustStore:
         files.fsync_dir(directory.parent)
         metadata = self._metadata()
         trust = self._record(directory) or self._record(self._old)
-        forgotten = trust is None and (self._old.exists() or self._has_record())
-        return Kept(metadata, trust or Trust(), forgotten)
+        if trust is None:
+            trust = Trust(forgotten=self._old.exists() or (directory / _RECORD).exists())
+        return Kept(metadata, trust)
 
     def save(self, metadata: Mapping[str, bytes], trust: Trust) -> None:
         """Replace what is there.
@@ -161,9 +160,6 @@ class TrustStore:
                 if name.endswith(".json") and (roots / name).is_file():
                     found[f"{_ROOTS}/{name}"] = self._files.read(roots / name)
         return found
-
-    def _has_record(self) -> bool:
-        return (self._directory / _RECORD).exists()
 
     def _record(self, directory: Path) -> Trust | None:
         path = directory / _RECORD

@@ -56,7 +56,7 @@ class Fetcher(FetcherInterface):
             with self._source.open(url, self.patience) as body:
                 yield from body.pieces
         except FetchError as error:
-            if error.reason in ("not_found", "forbidden"):
+            if error.reason in ("not_found", "access_denied"):
                 # Where a root is asked for this means: no newer one.
                 raise DownloadHTTPError(str(error), 404) from error
             raise DownloadError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,6 +10,7 @@ import semver
 
 # A version is a directory's name and part of a path in the repository.
 MOST_CHARACTERS = 64
+_CHARACTERS = re.compile(rf"[0-9A-Za-z.+-]{{1,{MOST_CHARACTERS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,9 @@ class Version:
     text: str
 
     def __post_init__(self) -> None:
-        # isascii: the grammar of the library takes the digits of all scripts.
-        if len(self.text) > MOST_CHARACTERS or not self.text.isascii():
-            raise ValueError(f"no version of at most {MOST_CHARACTERS} ASCII characters")
+        # The library's early 3.0 takes a newline at the end, and the digits of all scripts.
+        if not _CHARACTERS.fullmatch(self.text):
+            raise ValueError(f"no version of 1 to {MOST_CHARACTERS} letters, digits, '.', '+', '-'")
         semver.Version.parse(self.text)
 
     @classmethod

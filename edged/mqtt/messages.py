@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -62,6 +62,10 @@ class Topics:
         """Versions of one model; retained, QoS 1."""
         return self._of(f"model/{model}")
 
+    def update(self, model: str, what: Literal["state", "progress", "result"]) -> str:
+        """What a deployment of one model says; see `edged.mqtt.updates`."""
+        return self._of(f"update/{model}/{what}")
+
     def _of(self, tail: str) -> str:
         return f"{self.prefix}/{self.device}/{tail}"
 
@@ -108,8 +112,8 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class OutboxInfo:
-    """The outbox on disk; `reason` is a slug and `detail` a sentence, both "" while all is well."""
+class PartInfo:
+    """A part of the device; `reason` is a slug and `detail` a sentence, "" while all is well."""
 
     reason: str = ""
     detail: str = ""
@@ -117,7 +121,13 @@ class OutboxInfo:
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """Payload of the `info` topic; `last_stop` is why the daemon last stopped, "" if unknown."""
+    """Payload of the `info` topic.
+
+    Attributes:
+        last_stop: why the daemon last stopped, "" if unknown.
+        outbox: on disk.
+        updates: over the air; `updates_off` where they are.
+    """
 
     versions: Versions
     board: str
@@ -126,7 +136,8 @@ class DeviceInfo:
     models: tuple[ModelInfo, ...] = ()
     groups: tuple[str, ...] = ()
     last_stop: str = ""
-    outbox: OutboxInfo = OutboxInfo()
+    outbox: PartInfo = PartInfo()
+    updates: PartInfo = PartInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +265,8 @@ def encode_prediction(prediction: Prediction, *, boot: str, seq: int) -> bytes:
         "ms": round(float(prediction.invoke_ms), 2),
     }
     message |= said(prediction.result)
-    return orjson.dumps(message)
+    # A copy: what orjson returns holds 4 KiB however short it is, and the outbox keeps thousands.
+    return bytes(memoryview(orjson.dumps(message)))
 
 
 def said(result: Result) -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,14 +13,14 @@ import orjson
 
 from edged import __version__
 from edged.command import OK, UsageError, run
-from edged.errors import OperatorError
 from edged.models.files import Files, storing
+from edged.models.package import read_package
 from edged.operator.keys import ROLES, Elsewhere
+from edged.operator.modelcommands import add_model_commands
 from edged.operator.published import State
 from edged.operator.repo import Repo, utc_now
 from edged.operator.serve import Server
 
-_MAX_MANIFEST_BYTES = 64 * 1024
 _SOON_DAYS = 30
 
 
@@ -95,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--bind", default="127.0.0.1", metavar="ADDRESS", help="%(default)s; 0.0.0.0: everybody"
     )
+    add_model_commands(areas)
     return parser
 
 
@@ -142,7 +142,8 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    name, version = _read_manifest(args.package)
+    manifest = read_package(args.package).manifest
+    name, version = manifest.name, manifest.version
     changed = _repo(args).publish(
         args.package, name, version, {"downgrade_ok": args.downgrade_ok}, _progress()
     )
@@ -235,19 +236,6 @@ def _numbers(given: list[str], option: str) -> dict[str, int]:
             raise UsageError(f"{option}: must be ROLE=N, e.g. root=2; {text!r} is not.")
         found[match[1]] = int(match[2])
     return found
-
-
-def _read_manifest(package: Path) -> tuple[str, str]:
-    """Return the name and version that a package says it has."""
-    try:
-        with zipfile.ZipFile(package) as archive, archive.open("manifest.json") as file:
-            manifest = orjson.loads(file.read(_MAX_MANIFEST_BYTES))
-            return str(manifest["name"]), str(manifest["version"])
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
-        raise OperatorError(
-            "package_unreadable", f"{package} is no package: {error}.",
-            advice="Make one with `edgectl model pack`.",
-        ) from error  # fmt: skip
 
 
 def _progress() -> Callable[[int, int], None]:

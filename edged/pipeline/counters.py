@@ -23,6 +23,11 @@ class Times:
         """Record one duration, in seconds."""
         self._ms.append(seconds * 1000.0)
 
+    @property
+    def count(self) -> int:
+        """How many durations are remembered."""
+        return len(self._ms)
+
     def percentiles_ms(self) -> dict[str, float]:
         """Return `p50`, `p95`, `p99` and `max` in milliseconds; empty when nothing was recorded."""
         # The writer may append meanwhile; copying a deque can then raise, so copy by length.

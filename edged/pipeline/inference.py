@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from edged.errors import EdgedError, ValidationError
 from edged.inference.servable import Servable
@@ -23,6 +24,7 @@ class InferenceWorker:
         bell: shared with the mailboxes.
         lanes: one per camera.
         results: where inferences go.
+        invoking: told the digest of the model that is about to run, and "" when it has.
     """
 
     def __init__(
@@ -30,10 +32,12 @@ class InferenceWorker:
         bell: Bell,
         lanes: tuple[Lane, ...],
         results: Results,
+        invoking: Callable[[str], None] = lambda _sha256: None,
     ) -> None:
         self._bell = bell
         self._lanes = lanes
         self._results = results
+        self._invoking = invoking
         self._next = 0
         self._stopping = False
         self._due_s: float | None = None
@@ -93,9 +97,13 @@ class InferenceWorker:
         self._due_s = time.monotonic() + lane.model.invoke_limit_s
         try:
             state = lane.memory.recall(servable, slot.stamp.opened_mono_s)
+            self._invoking(servable.id.sha256)
             outputs = servable.infer(slot.tensor, state)
             trial = lane.model.trial
-            beside = None if trial is None else trial.beside(slot.tensor, slot.spec)
+            beside = None
+            if trial is not None:
+                self._invoking(trial.previous_sha256)
+                beside = trial.beside(slot.tensor, slot.spec)
         except EdgedError as error:
             lane.memory.forget()
             lane.counters.errors[error.reason] += 1
@@ -104,6 +112,7 @@ class InferenceWorker:
                 lane.model.trial.failed(error)
             return
         finally:
+            self._invoking("")
             self._due_s = None
         lane.model.ran()
         lane.counters.inferred += 1

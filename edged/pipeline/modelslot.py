@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 from edged.errors import EdgedError, Trouble
 from edged.inference.servable import Servable
 from edged.pipeline.bell import Bell
+from edged.pipeline.counters import Times
 from edged.pipeline.trial import LiveTrial
 
 # A single failed invoke may be a hiccup; as many as this in a row are a broken accelerator.
@@ -15,7 +18,8 @@ class ModelSlot:
     """One configured model.
 
     `current` is read by the inference thread once per frame, so a swap is one assignment between
-    two frames. `trial` is set while `current` is a candidate on trial.
+    two frames. `trial` is set while `current` is a candidate on trial, and `invoke` are the latest
+    times of what served before. Whoever replaces `current` holds `changing`.
 
     Args:
         name: the configured name.
@@ -28,6 +32,8 @@ class ModelSlot:
         self.invoke_limit_s = invoke_limit_s
         self.current: Servable | None = None
         self._bell = bell
+        self.changing = threading.Lock()
+        self.invoke = Times()
         self.trial: LiveTrial | None = None
         self._in_use: Servable | None = None
         self._turns = 0

@@ -72,6 +72,8 @@ class PublisherWorker:
         inference.lane.model.was_read()
         if trial is not None:
             trial.served(inference.outputs, result, inference.place, inference.beside)
+        else:
+            inference.lane.model.invoke.add(inference.outputs.invoke_s)
         counters.invoke.add(inference.outputs.invoke_s)
         if not self._policies[stamp.camera].wants(result, stamp.captured_mono_s):
             counters.withheld += 1

@@ -82,12 +82,21 @@ class ModelRecovery:
                 now_s = time.monotonic()
                 if now_s > self._due_s[name] + _SETTLED_S:
                     self._wait_s[name] = _FIRST_WAIT_S
-                if now_s < self._due_s[name]:
+                if now_s < self._due_s[name] or not slot.changing.acquire(blocking=False):
                     continue
-                if slot.broken or slot.current is None:
-                    self._reload(name, slot)
-                elif slot.current.fallback is not None and self._accelerator_there():
-                    self._upgrade(name, slot)
+                try:
+                    self._mend(name, slot)
+                finally:
+                    slot.changing.release()
+
+    def _mend(self, name: str, slot: ModelSlot) -> None:
+        """Look at one slot. What goes wrong in a trial is the trial's business."""
+        if slot.trial is not None:
+            return
+        if slot.broken or slot.current is None:
+            self._reload(name, slot)
+        elif slot.current.fallback is not None and self._accelerator_there():
+            self._upgrade(name, slot)
 
     def _reload(self, name: str, slot: ModelSlot) -> None:
         """Free the broken servable first: the accelerator it holds opens only once."""

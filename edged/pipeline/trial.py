@@ -52,6 +52,12 @@ class LiveTrial:
         self._watch = watch
         self._lock = threading.Lock()
 
+    @property
+    def previous_sha256(self) -> str:
+        """Digest of the model that runs beside, "" without one."""
+        previous = self._previous
+        return "" if previous is None else previous.id.sha256
+
     def beside(self, tensor: npt.NDArray[Any], spec: InputSpec) -> Beside | None:
         """Run the previous model on a frame whose turn it is. Inference thread only.
 

@@ -36,6 +36,7 @@ _TYPES = {
     "float16": schema.TensorType.FLOAT16,
     "int64": schema.TensorType.INT64,
     "float32": schema.TensorType.FLOAT32,
+    "bool": schema.TensorType.BOOL,
     "resource": schema.TensorType.RESOURCE,
 }
 _CONFIDENCE = 20.0  # logit of a full colour: softmax over it is as good as 1

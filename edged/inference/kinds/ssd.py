@@ -85,6 +85,17 @@ class SsdDecoder:
         self._cut = cut
         self._least = cut.least(0.0)
 
+    def clear_padding(self, outputs: Sequence[Array]) -> None:
+        """Write zeros behind the count, where the operator leaves whatever memory held.
+
+        Args:
+            outputs: all of the model's, copied out of the interpreter.
+        """
+        boxes, classes, scores, count = (outputs[i] for i in self.outputs)
+        n = max(0, int(np.nan_to_num(count.reshape(-1)[:1]).sum()))
+        for values in (boxes, classes, scores):
+            values[:, n:] = 0
+
     def decode(self, outputs: Sequence[Array], place: Geometry) -> Objects:
         """Return the best objects; see `Decoder.decode`."""
         boxes, classes, scores, count = (output.reshape(-1) for output in outputs)

@@ -1,0 +1,216 @@
+"""What a person at the device can ask of updates: the calls behind the control socket.
+
+Every call may come from any thread; what changes a journal is done by the updater's. Answers are
+values that JSON can carry.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from edged.errors import MessageError, StoreError, VerifyError
+from edged.models.acts import LiveActs, Supply, bare_package
+from edged.models.casework import Case
+from edged.models.desired import Cancel, RollBack, Source
+from edged.models.journal import Journal
+from edged.models.overview import deployments, mark, overview
+from edged.models.pursuit import cancel, forget_order, install, roll_back
+from edged.models.records import Moment
+from edged.models.repository import Repository
+from edged.models.updater import Updater
+
+_MOST_MEMBERS = 1000
+
+Answer = dict[str, object]
+
+
+class LocalUpdates:
+    """The calls.
+
+    Args:
+        updater: who does it.
+        acts: where the packages of local installations are handed over.
+        moment: when something begins.
+        sticks: makes a client of the repository on a stick; raises ConfigError, `updates_off`.
+    """
+
+    def __init__(
+        self,
+        updater: Updater,
+        acts: LiveActs,
+        moment: Callable[[], Moment],
+        sticks: Callable[[Path], Repository],
+    ) -> None:
+        self._updater = updater
+        self._acts = acts
+        self._moment = moment
+        self._sticks = sticks
+        self._files: dict[str, int] = {}
+
+    def models(self) -> Answer:
+        """Return `models`: the overview of each."""
+        return self._updater.ask(
+            lambda: {"models": [overview(case.journal) for case in self._updater.cases.values()]}
+        )
+
+    def deployments(self, model: str | None = None) -> Answer:
+        """Return `deployments`: of one model, or of all, oldest first.
+
+        Raises:
+            MessageError: `model_unknown`.
+        """
+
+        def call() -> Answer:
+            cases = self._updater.cases.values() if model is None else [self._case(model)]
+            return {"deployments": [one for case in cases for one in deployments(case.journal)]}
+
+        return self._updater.ask(call)
+
+    def install(self, model: str, path: str, bare: bool) -> Answer:
+        """Begin to install from a file.
+
+        Args:
+            model: which.
+            path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed;
+                it may be gone after the call.
+            bare: whether it is taken without a signature.
+
+        Returns:
+            The deployment as it has begun, or been refused.
+
+        Raises:
+            EdgedError: `model_unknown`, `updates_off`, or the file's fault.
+        """
+        self._case(model)
+        descriptor = _opened(path)
+        # It is read after the answer, by a deployment that may have to wait.
+        file = Path(f"/proc/self/fd/{descriptor}")
+        try:
+            if bare:
+                package, sha256 = bare_package(file, model)
+                version, supply = package.manifest.version, Supply(None, file, sha256)
+            else:
+                version = _exported(file, model)
+                supply = Supply(self._sticks(file), file, "")
+            begun = self._updater.ask(lambda: self._install(model, version, supply))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        before, self._files[model] = self._files.get(model), descriptor
+        if before is not None:
+            os.close(before)
+        return begun
+
+    def roll_back(self, model: str) -> Answer:
+        """Leave the active version for the one before.
+
+        Raises:
+            EdgedError: `model_unknown`, `no_model_left`.
+        """
+
+        def call() -> Answer:
+            case = self._case(model)
+            if case.journal.active is None:
+                raise MessageError("version_unknown", f"no version of {model} is active")
+            journal, deployment_id = case.journal.numbered("local")
+            command = RollBack(deployment_id, case.journal.active.version)
+            case.write(roll_back(journal, command, self._moment()))
+            return _deployment(case.journal, deployment_id)
+
+        return self._updater.ask(call)
+
+    def mark(self, model: str, version: str, bad: bool | None) -> Answer:
+        """Mark a version bad or good, or with None lift its mark.
+
+        Raises:
+            EdgedError: `model_unknown`, `version_never_here`.
+        """
+
+        def call() -> Answer:
+            case = self._case(model)
+            case.write(mark(case.journal, version, bad=bad))
+            return {"model": overview(case.journal)}
+
+        return self._updater.ask(call)
+
+    def cancel(self, model: str, deployment_id: str) -> Answer:
+        """Give a deployment up.
+
+        Raises:
+            EdgedError: `model_unknown`, `deployment_unknown`.
+        """
+
+        def call() -> Answer:
+            case = self._case(model)
+            command = Cancel(deployment_id, deployment_id)
+            case.write(cancel(case.journal, command, self._moment().now_ms))
+            return _deployment(case.journal, deployment_id)
+
+        return self._updater.ask(call)
+
+    def forget_order(self, model: str, source: str) -> Answer:
+        """Let a source's next Desired count, whatever order its last one had.
+
+        Raises:
+            EdgedError: `model_unknown`, `source_unknown`.
+        """
+
+        def call() -> Answer:
+            case = self._case(model)
+            if source not in set(Source):
+                raise MessageError("source_unknown", f"a source is one of {', '.join(Source)}")
+            case.write(forget_order(case.journal, Source(source)))
+            return {"model": overview(case.journal)}
+
+        return self._updater.ask(call)
+
+    def _case(self, model: str) -> Case:
+        try:
+            return self._updater.cases[model]
+        except KeyError:
+            raise MessageError("model_unknown", f"no model is called {model}") from None
+
+    def _install(self, model: str, version: str, supply: Supply) -> Answer:
+        case = self._case(model)
+        journal, deployment_id = install(case.journal, version, self._moment())
+        self._acts.supplies[model] = (deployment_id, supply)
+        case.write(journal)
+        return _deployment(case.journal, deployment_id)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError("file_unreadable", f"cannot read {path}: {error.strerror}.") from error
+
+
+def _exported(path: Path, model: str) -> str:
+    """Return the version of a model that a tar from `edgectl repo export` carries.
+
+    Raises:
+        VerifyError: `not_an_export`.
+    """
+    pattern = re.compile(rf"targets/{re.escape(model)}/(?:[0-9a-f]{{64}}\.)?(.+)\.zip")
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for _, member in zip(range(_MOST_MEMBERS), archive, strict=False):
+                match = pattern.fullmatch(member.name)
+                if match is not None:
+                    return match[1]
+    except (tarfile.TarError, OSError) as error:
+        raise VerifyError("not_an_export", f"cannot read {path}: {error}.") from error
+    raise VerifyError(
+        "not_an_export",
+        f"{path} carries no package of {model}.",
+        advice="Make it with `edgectl repo export`, or say that the package is bare.",
+    )
+
+
+def _deployment(journal: Journal, deployment_id: str) -> Answer:
+    known = deployments(journal)
+    return {"deployment": next(one for one in known if one["deployment_id"] == deployment_id)}

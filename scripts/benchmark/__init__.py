@@ -1,0 +1,1 @@
+"""What edged costs beside the model alone: run by `scripts/bench`, told in docs/performance.md."""

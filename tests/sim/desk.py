@@ -1,0 +1,94 @@
+"""The operator's desk: a repository made by our own tool, served over HTTP, and its packages."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edged.models.golden import write_golden
+from edged.models.manifest import parse_manifest
+from edged.models.package import write_package
+from edged.operator.repo import Repo
+from edged.operator.serve import Server
+from sim import golden, models, packages
+
+COLOURS = tuple(models.COLOURS)
+
+
+class Desk:
+    """A repository at the operator's, and a web server that devices reach.
+
+    Args:
+        folder: for everything.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.repo = Repo(folder / "repo")
+        self.repo.init()
+        self.root = folder / "root.json"
+        self.root.write_bytes(self.repo.published.root())
+        self._server = Server(folder / "repo", "127.0.0.1", 0)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def update(self) -> str:
+        """The `[update]` table of a device, with a short trial."""
+        url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        return (
+            f'[update]\nmetadata_url = "{url}/metadata"\ntargets_url = "{url}/targets"\n'
+            f'root = "{self.root}"\ntrial_frames = 30\ntrial_seconds = 0.5\n'
+        )
+
+    def pack(
+        self,
+        version: str,
+        model: bytes | None = None,
+        *,
+        name: str = "m",
+        labels: tuple[str, ...] = COLOURS,
+        expected: np.ndarray | None = None,
+        **changes: Any,
+    ) -> Path:
+        """Write a package of a colour classifier, which has its own answers as its golden set."""
+        path = self.folder / f"{name}-{version}.zip"
+        bare = models.write(self.folder / "model.tflite", model or models.classifier("float32"))
+        inputs = golden.colour_inputs()
+        if expected is None:
+            servable = golden.load(bare)
+            made = golden.golden_of(servable, inputs)
+            servable.close()
+        else:
+            made = golden.Golden((inputs,), (expected,))
+        files = {
+            "model.tflite": bare.read_bytes(),
+            "golden.npz": write_golden(made),
+            "labels.txt": "".join(f"{label}\n" for label in labels).encode(),
+        }
+        facts = packages.facts(files) | {
+            "name": name,
+            "version": version,
+            "input": {"shape": [1, 32, 32, 3], "dtype": "float32"},
+            "labels": len(labels),
+            "golden": {"samples": 4, "made_with": "litert 2.3.0"},
+        }
+        with path.open("wb") as file:
+            write_package(file, parse_manifest(json.dumps(facts | changes).encode()), files)
+        return path
+
+    def publish(self, version: str, model: bytes | None = None, **settings: Any) -> Path:
+        """Pack and sign in."""
+        path = self.pack(version, model, **settings)
+        self.repo.publish(path, settings.get("name", "m"), version)
+        return path
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5.0)

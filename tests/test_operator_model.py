@@ -1,0 +1,79 @@
+"""`edgectl model`: pack, look into, try."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sim import models
+
+from edged.operator.cli import main
+
+PIXELS = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}  # BGR
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    models.write(tmp_path / "m.tflite", models.classifier())
+    (tmp_path / "labels.txt").write_text("\n".join(models.COLOURS))
+    for label, pixel in PIXELS.items():
+        (tmp_path / "golden" / label).mkdir(parents=True)
+        image = np.full((40, 40, 3), pixel, np.uint8)
+        cv2.imwrite(str(tmp_path / "golden" / label / "a.png"), image)
+    return tmp_path
+
+
+PACK = [
+    "model", "pack", "m.tflite", "--name", "colours", "--version", "1.2.0", "--labels",
+    "labels.txt", "--golden", "golden", "-o", "colours.zip",
+]  # fmt: skip
+
+
+def test_a_package_is_made_looked_into_tried_and_published(desk, capsys) -> None:
+    assert main(PACK) == 0
+    assert "5/5 agree" in capsys.readouterr().out
+
+    assert main(["model", "inspect", "colours.zip"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("colours 1.2.0, classification, made 20")
+    assert "1 x 32 x 32 x 3 uint8, rgb, stretch" in shown
+    assert "golden    5 samples by litert" in shown
+    assert main(["model", "inspect", "colours.zip", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"] == 4
+
+    assert main(["model", "check", "colours.zip"]) == 0
+    assert "fine" in capsys.readouterr().out
+    assert main(["repo", "init", "repo"]) == 0
+    assert main(["repo", "publish", "repo", "colours.zip"]) == 0
+    assert (desk / "repo" / "targets").is_dir()
+
+
+def test_folders_that_the_model_contradicts_are_named(desk, capsys) -> None:
+    (desk / "golden/red/b.png").write_bytes((desk / "golden/blue/a.png").read_bytes())
+
+    assert main(PACK) == 1
+    error = capsys.readouterr().err
+    assert "golden/red/b.png shows red, and the model says blue" in error
+    assert "Traceback" not in error
+    assert not (desk / "colours.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["model"], 2, "COMMAND"),
+        (["model", "pack", "m.tflite"], 2, "--name"),
+        ([*PACK[:4], "A b", *PACK[5:]], 1, "pack_name_invalid"),
+        ([*PACK[:6], "1.2", *PACK[7:]], 1, "pack_version_invalid"),
+        ([*PACK[:2], "none.tflite", *PACK[3:]], 1, "model_missing"),
+        (["model", "inspect", "m.tflite"], 1, "package_not_zip"),
+        (["model", "check", "none.zip"], 1, "package_unreadable"),
+    ],
+)
+def test_what_goes_wrong_is_said(desk, capsys, arguments, code, words) -> None:
+    assert main(arguments) == code
+    output = capsys.readouterr()
+    assert words in output.err + output.out
+    assert "Traceback" not in output.err
