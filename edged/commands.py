@@ -72,7 +72,8 @@ def install(args: argparse.Namespace) -> int:
     given: Answer = {"model": args.model, "bare": args.bare}
     try:
         # The file itself, not its name: the service sees no /home, no /tmp and no stick.
-        descriptor = os.open(args.file, os.O_RDONLY | os.O_CLOEXEC)
+        # O_NONBLOCK: a pipe would wait for somebody to write.
+        descriptor = os.open(args.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise StoreError("file_unreadable", f"cannot read {args.file}: {error}.") from error
     try:

@@ -28,7 +28,7 @@ from edged.models.recovery import BootFacts, recover
 from edged.models.store import Store
 from edged.mqtt.client import Session
 from edged.mqtt.spool import now
-from edged.operations import UpdateOperations
+from edged.operations import update_operations
 from edged.startup import Started, start, with_factory
 from edged.systemd import Notifier
 from edged.updates import update_topics
@@ -118,7 +118,7 @@ class Daemon:
 
     def _operations(self) -> dict[str, Operation]:
         """Return all that the control socket offers."""
-        return {"status": lambda _: self._status(), **self._calls.by_name()}
+        return {"status": lambda _: self._status(), **update_operations(self._local)}
 
     def _local(self) -> LocalUpdates:
         if self._assembly is None:

@@ -22,98 +22,73 @@ class Updates(Protocol):
     """Whoever may write what is known about models.
 
     All of it may be called from any thread, raises EdgedError, and returns what JSON can carry:
-    models as `models.overview.overview` does, deployments as `models.overview.deployments`.
+    `models`, `deployments`, `model` or `deployment`, as `models.overview` tells them.
     """
 
-    def models(self) -> list[Answer]:
+    def models(self) -> Answer:
         """Return the versions of every model."""
 
-    def deployments(self, model: str | None = None) -> list[Answer]:
+    def deployments(self, model: str | None = None) -> Answer:
         """Return how deployments ended and what is under way, of one model or all."""
 
     def install(self, model: str, path: str, bare: bool) -> Answer:
         """Begin to install a file: what a stick carries, or with `bare` a package, unsigned.
 
-        The path has no name that means anything. It leads to the file until the next one for this
-        model is begun.
+        The path has no name that means anything, and leads nowhere once this has returned.
         """
 
     def roll_back(self, model: str) -> Answer:
         """Begin to return to the version before."""
 
     def mark(self, model: str, version: str, bad: bool | None) -> Answer:
-        """Mark a version bad or good, or with None lift its mark; return the model."""
+        """Mark a version bad or good, or with None lift its mark."""
 
     def cancel(self, model: str, deployment_id: str) -> Answer:
         """Give a deployment up."""
 
     def forget_order(self, model: str, source: str) -> Answer:
-        """Let a source's next Desired count whatever its order; return the model."""
+        """Let a source's next Desired count whatever its order."""
 
 
-class UpdateOperations:
-    """The operations on models.
+def update_operations(updates: Callable[[], Updates]) -> dict[str, Operation]:
+    """Return the operations on models, by the names that requests use.
 
     Args:
-        updates: returns who does them; another one after a reload.
+        updates: returns those of the configuration that runs now.
     """
 
-    def __init__(self, updates: Callable[[], Updates]) -> None:
-        self._updates = updates
-        self._files: dict[str, int] = {}  # of local installations, by model
-
-    def by_name(self) -> dict[str, Operation]:
-        """Return them by the names that requests use."""
-        updates = self._updates
-        return {
-            "models": lambda _: {"models": updates().models()},
-            "deployments": lambda given: {
-                "deployments": updates().deployments(_name(given) if _has(given, "model") else None)
-            },
-            "install": self._install,
-            "roll_back": lambda given: {"deployment": updates().roll_back(_name(given))},
-            "mark": lambda given: {
-                "model": updates().mark(
-                    _name(given),
-                    _version(given),
-                    _flag(given, "bad") if _has(given, "bad") else None,
-                )
-            },
-            "cancel": lambda given: {"deployment": updates().cancel(_name(given), _id(given))},
-            "forget_order": lambda given: {
-                "model": updates().forget_order(_name(given), _source(given))
-            },
-        }
-
-    def close(self) -> None:
-        """Let go of the files of local installations, which nobody reads any more."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def _install(self, given: Mapping[str, object]) -> Answer:
+    def install(given: Answer) -> Answer:
         descriptor, bare = given.get(FILE), _flag(given, "bare")
         if not isinstance(descriptor, int):
             raise _wrong("no file came with the request")
         _check_file(descriptor)
-        model = _name(given) if _has(given, "model") else self._only_model()
-        # It is read after the answer, by a deployment that may wait for a trial to end.
-        kept = os.dup(descriptor)
-        try:
-            begun = self._updates().install(model, _path(kept), bare)
-        except BaseException:
-            os.close(kept)
-            raise
-        before = self._files.pop(model, None)
-        self._files[model] = kept
-        if before is not None:
-            os.close(before)
-        return {"deployment": begun}
+        model = _name(given) if _has(given, "model") else _only_model(updates().models())
+        return updates().install(model, _path(descriptor), bare)
 
-    def _only_model(self) -> str:
-        names = [str(model["model"]) for model in self._updates().models()]
-        if len(names) != 1:
-            raise _wrong(f"say with --model which model it is for: {', '.join(names)}")
-        return names[0]
+    def mark(given: Answer) -> Answer:
+        bad = _flag(given, "bad") if _has(given, "bad") else None
+        return updates().mark(_name(given), _version(given), bad)
+
+    def deployments(given: Answer) -> Answer:
+        return updates().deployments(_name(given) if _has(given, "model") else None)
+
+    return {
+        "models": lambda _: updates().models(),
+        "deployments": deployments,
+        "install": install,
+        "roll_back": lambda given: updates().roll_back(_name(given)),
+        "mark": mark,
+        "cancel": lambda given: updates().cancel(_name(given), _id(given)),
+        "forget_order": lambda given: updates().forget_order(_name(given), _source(given)),
+    }
+
+
+def _only_model(answer: Answer) -> str:
+    models = answer.get("models")
+    names = [str(model["model"]) for model in models] if isinstance(models, list) else []
+    if len(names) != 1:
+        raise _wrong(f"say with --model which model it is for: {', '.join(names)}")
+    return names[0]
 
 
 def _path(descriptor: int) -> str:

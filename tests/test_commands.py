@@ -7,20 +7,19 @@ from pathlib import Path
 
 import orjson
 import pytest
-from sim.broker import wait_for
 from sim.device import BELT
 from sim.journals import ACTIVE, FACTORY, PREVIOUS, SETTLED, run_through, sha, under_way, wants
 
 from edged.cli import main
 from edged.control import ControlServer, Operation
-from edged.errors import StoreError, VerifyError
+from edged.errors import StoreError
 from edged.lock import RuntimeLock, StateLock
 from edged.models import overview
 from edged.models.desired import Source
 from edged.models.journal import Journal, encode_journal, parse_journal
 from edged.models.journals import Journals
 from edged.models.records import State
-from edged.operations import UpdateOperations
+from edged.operations import update_operations
 
 
 @pytest.fixture
@@ -48,23 +47,18 @@ class Updates:
         self.asked: list[tuple[object, ...]] = []
         self.journals = Journals(state_dir)
         self.status = "state"
-        self.paths: list[Path] = []
 
-    def models(self) -> list[dict[str, object]]:
-        return self.journals.models()["models"]  # type: ignore[return-value]
+    def models(self) -> dict[str, object]:
+        return self.journals.models()
 
-    def deployments(self, model: str | None = None) -> list[dict[str, object]]:
-        return self.journals.deployments(model)["deployments"]  # type: ignore[return-value]
+    def deployments(self, model: str | None = None) -> dict[str, object]:
+        return self.journals.deployments(model)
 
     def mark(self, model: str, version: str, bad: bool | None) -> dict[str, object]:
-        return self.journals.mark(model, version, bad)["model"]  # type: ignore[return-value]
+        return self.journals.mark(model, version, bad)
 
     def install(self, model: str, path: str, bare: bool) -> dict[str, object]:
-        self.paths.append(Path(path))
-        content = Path(path).read_bytes()
-        if content == b"unsigned":
-            raise VerifyError("not_an_export", "it is none.")
-        self.asked.append(("install", model, content, bare))
+        self.asked.append(("install", model, Path(path).read_bytes(), bare))
         return self._deployment("local-1", State.SYNCING)
 
     def roll_back(self, model: str) -> dict[str, object]:
@@ -81,7 +75,7 @@ class Updates:
 
     def _deployment(self, deployment_id: str, state: State) -> dict[str, object]:
         told = {"deployment_id": deployment_id, "model": "birds", "version": "1.5.0"}
-        return {**told, self.status: state.value}
+        return {"deployment": {**told, self.status: state.value}}
 
 
 @pytest.fixture
@@ -99,13 +93,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture
-def updates(tmp_path, serve) -> Iterator[Updates]:
+def updates(tmp_path, serve) -> Updates:
     """A service that offers everything on models."""
     asked = Updates(tmp_path / "state")
-    operations = UpdateOperations(lambda: asked)
-    serve(**operations.by_name())
-    yield asked
-    operations.close()
+    serve(**update_operations(lambda: asked))
+    return asked
 
 
 def write(tmp_path: Path, journal: Journal) -> Path:
@@ -342,22 +334,6 @@ def test_an_installation_carries_the_file(call, tmp_path, updates) -> None:
         ("install", "birds", b"signed", False),
         ("install", "birds", b"signed", True),
     ]
-
-
-def test_a_file_can_be_read_until_the_next_one_is_begun(call, tmp_path, updates) -> None:
-    """By a deployment that waits, and whatever becomes of the file's name."""
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for content in (b"first", b"second", b"unsigned"):
-        file = tmp_path / "birds.tar"
-        file.write_bytes(content)
-        call("models", "install", str(file), "--model", "birds")
-        file.unlink()
-        if content == b"first":
-            assert updates.paths[0].read_bytes() == b"first"
-
-    assert updates.asked[-1] == ("install", "birds", b"second", False)
-    assert updates.paths[1].read_bytes() == b"second"  # the refused one did not take its place
-    wait_for("one file open", lambda: len(list(Path("/proc/self/fd").iterdir())) == before + 1)
 
 
 def test_only_an_ordinary_file_is_installed(call, tmp_path, updates) -> None:

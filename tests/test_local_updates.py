@@ -1,34 +1,25 @@
-"""What a person at the device can ask for: installations from a stick and from a bare package."""
+"""Installing at the device, through the control socket: real daemon, repository and files."""
 
 from __future__ import annotations
 
-import time
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 from sim import models
-from sim.broker import wait_for
+from sim.broker import MOSQUITTO, wait_for
 from sim.desk import Desk
+from sim.device import Device
 
-from edged.config import CameraConfig, Config, ModelConfig, UpdateConfig
-from edged.errors import EdgedError
-from edged.loader import Loader
+from edged.control_client import ask
+from edged.control_wire import Request
 from edged.models.files import Files
-from edged.models.inbox import Inbox
-from edged.models.local import LocalUpdates
-from edged.models.recovery import BootFacts
-from edged.models.store import Store
-from edged.mqtt.client import Session
-from edged.mqtt.messages import Topics
-from edged.pipeline.bell import Bell
-from edged.pipeline.modelslot import ModelSlot
-from edged.pipeline.stage import Stage
-from edged.startup import start
-from edged.updates import Updates
 
-BOOT = "b0070001-0000-4000-8000-000000000001"
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 
 
 @pytest.fixture
@@ -38,132 +29,73 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made.close()
 
 
-class Device:
-    """A device without cameras and broker: a trial lasts until somebody ends it."""
-
-    def __init__(self, folder: Path, desk: Desk) -> None:
-        factory = models.write(folder / "factory.tflite", models.classifier("float32"))
-        config = Config(
-            model=(ModelConfig(name="m", factory=str(factory)),),
-            camera=(CameraConfig(name="front", source="synthetic", model="m"),),
-            state_dir=str(folder / "state"),
-            device_id="dut",
-            update=UpdateConfig(root=str(desk.root)),
-        )
-        store = Store(folder / "state")
-        loader = Loader(config, store, lambda _sha256: None)
-        boot = BootFacts(BOOT, clean_stop=True, blamed_sha256=None)
-        started = start(config.model, store, loader, boot=boot, now_ms=time.time_ns() // 10**6)
-        self.slot = ModelSlot("m", Bell())
-        self.slot.current = started.servables["m"]
-        self.updates = Updates(
-            config,
-            started,
-            store=store,
-            loader=loader,
-            stage=Stage({"m": self.slot}),
-            session=Session(config.mqtt, Topics("edged", "dut")),
-            inbox=Inbox(),
-            boot_id=BOOT,
-        )
-        self.updates.start()
-
-    @property
-    def ask(self) -> LocalUpdates:
-        return self.updates.local
-
-    def on_trial(self) -> bool:
-        current = self.slot.current
-        return self.slot.trial is not None and current is not None and current.id.version == "1.0.0"
-
-
 @pytest.fixture
-def device(tmp_path: Path, desk: Desk) -> Iterator[Device]:
-    made = Device(tmp_path, desk)
-    yield made
-    assert made.updates.stop(5.0)
-    if made.slot.current is not None:
-        made.slot.current.close()
+def device(make, broker, desk, tmp_path) -> Device:
+    factory = models.write(tmp_path / "factory.tflite", models.classifier("float32"))
+    (tmp_path / "labels.txt").write_text("\n".join(models.COLOURS))
+    return make(
+        broker.port,
+        f'{desk.update}\n[[model]]\nname = "m"\nfactory = "{factory}"\n'
+        '[[camera]]\nname = "front"\nsource = "synthetic"\nmodel = "m"\nfps = 60\n',
+    )
 
 
-def reason(caught: pytest.ExceptionInfo[EdgedError]) -> str:
-    return caught.value.reason
+def edged(device: Device, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "edged", *arguments, "--config", str(device.config)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
-def ended(device: Device, deployment_id: str) -> dict[str, object]:
-    def there() -> bool:
-        return any(
-            one["deployment_id"] == deployment_id and "status" in one
-            for one in device.ask.deployments("m")
-        )
-
-    wait_for("the result", there)
-    found = [one for one in device.ask.deployments() if one["deployment_id"] == deployment_id]
-    orjson.dumps(found)
-    return found[0]
+def ended(device: Device, an_id: str) -> dict:
+    told = ask(device.folder / "run", Request("deployments", {"model": "m"}))["deployments"]
+    return next((one for one in told if one["deployment_id"] == an_id and "status" in one), {})
 
 
-@pytest.mark.parametrize("bare", [True, False])
-def test_from_a_file_to_the_trial_and_back(device: Device, desk: Desk, bare: bool) -> None:
-    path = desk.publish("1.0.0")
-    if not bare:
-        path = desk.folder / "stick.tar"
-        desk.repo.published.export("m/1.0.0.zip", path, Files())
-    begun = device.ask.install("m", str(path), bare)
-    assert (begun["state"], begun["version"]) == ("SYNCING", "1.0.0")
-    wait_for("the trial", device.on_trial)
-    said = device.ask.models()[0]
-    orjson.dumps(said)
-    assert said["trial"]["version"] == "1.0.0"
-    again = device.ask.install("m", str(path), bare)
-    assert again["reason"] == "trial_running"
+def test_install_mark_and_roll_back_at_the_device(device, desk, tmp_path) -> None:
+    stick, bare = tmp_path / "stick.tar", desk.pack("3.0.0")
+    desk.publish("2.0.0", models.classifier("float32", head="logits"))
+    desk.repo.published.export("m/2.0.0.zip", stick, Files())
+    device.start().wait_ready()
 
-    device.ask.cancel("m", str(begun["deployment_id"]))
-    assert ended(device, str(begun["deployment_id"]))["status"] == "ROLLED_BACK"
-    assert device.slot.trial is None
-    assert device.slot.current.id.version.startswith("0.0.0-factory-")
+    code, out, err = edged(device, "models", "install", str(stick))
+    assert (code, err) == (0, ""), device.log
+    an_id = out.partition(":")[0]
+    # One that is refused must not take away the file that the first one still reads.
+    assert edged(device, "models", "install", __file__)[0] == 1
+    stick.unlink()
+    wait_for("an end", lambda: ended(device, an_id))
+    assert ended(device, an_id)["status"] == "SUCCEEDED", device.log
 
+    code, _, err = edged(device, "models", "install", str(bare))
+    assert code == 1
+    assert "not_an_export" in err
+    code, out, _ = edged(device, "models", "install", str(bare), "--bare", "--model", "m")
+    assert code == 0
+    wait_for("an end", lambda: ended(device, out.partition(":")[0]))
+    assert "active    3.0.0" in edged(device, "models", "list")[1]
 
-def test_marks_are_made_and_lifted(device: Device, desk: Desk) -> None:
-    path = str(desk.pack("1.0.0"))
-    first = device.ask.install("m", path, True)
-    wait_for("the trial", device.on_trial)
-    device.ask.cancel("m", str(first["deployment_id"]))
-    ended(device, str(first["deployment_id"]))
-    device.ask.mark("m", "1.0.0", True)
-    second = device.ask.install("m", path, True)
-    assert ended(device, str(second["deployment_id"]))["reason"] == "marked_bad"
-    assert device.ask.mark("m", "1.0.0", None)["marks"] == ()
-    third = device.ask.install("m", path, True)
-    wait_for("the trial", device.on_trial)
-    device.ask.cancel("m", str(third["deployment_id"]))
-    ended(device, str(third["deployment_id"]))
+    assert edged(device, "models", "mark", "m", "3.0.0", "--bad")[0] == 0
+    code, out, _ = edged(device, "models", "rollback", "m")
+    assert code == 0
+    wait_for("an end", lambda: ended(device, out.partition(":")[0]))
+    (model,) = orjson.loads(edged(device, "models", "list", "--json")[1])["models"]
+    assert model["active"]["version"] == "2.0.0"
+    assert "marked_by_hand" in edged(device, "models", "list")[1]
+    assert "ROLLED_BACK" in edged(device, "deployments")[1]
+    code, _, err = edged(device, "deployments", "cats")
+    assert (code, "model_unknown" in err) == (1, True)
 
 
-def test_what_cannot_be_asked_for(device: Device, desk: Desk, tmp_path: Path) -> None:
-    other = str(desk.pack("1.0.0", name="cats"))
-    (tmp_path / "no.tar").write_bytes(b"no")
-    for call, expected in (
-        (lambda: device.ask.install("m", other, True), "package_mismatch"),
-        (lambda: device.ask.install("m", str(tmp_path / "no.tar"), False), "not_an_export"),
-        (lambda: device.ask.install("m", str(tmp_path / "none"), True), "package_unreadable"),
-        (lambda: device.ask.install("dogs", other, True), "model_unknown"),
-        (lambda: device.ask.deployments("dogs"), "model_unknown"),
-        (lambda: device.ask.cancel("m", "nothing"), "deployment_unknown"),
-        (lambda: device.ask.mark("m", "7.7.7", True), "version_unknown"),
-        (lambda: device.ask.forget_order("m", "neighbour"), "source_unknown"),
-    ):
-        with pytest.raises(EdgedError) as caught:
-            call()
-        assert reason(caught) == expected
-    assert device.ask.forget_order("m", "device")["desired"] == []
-    assert device.ask.roll_back("m")["reason"] == "nothing_to_return_to"
+def test_a_pipe_keeps_nobody_waiting(device, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    device.start().wait_ready()
 
+    code, _, err = edged(device, "models", "install", str(tmp_path / "pipe"))
 
-def test_a_rejected_package_leaves_nothing_behind(device: Device, desk: Desk) -> None:
-    path = desk.pack("1.0.0", labels=("red", "green"))
-    begun = device.ask.install("m", str(path), True)
-    result = ended(device, str(begun["deployment_id"]))
-    assert (result["status"], result["reason"]) == ("REJECTED", "labels_mismatch")
-    state = desk.folder.parent / "state"
-    wait_for("tidy", lambda: not list((state / "staging").iterdir()))
+    assert code == 1
+    assert "no ordinary file" in err

@@ -54,8 +54,8 @@ class LocalUpdates:
             lambda: [overview(case.journal) for case in self._updater.cases.values()]
         )
 
-    def deployments(self, model: str | None = None) -> list[dict[str, object]]:
-        """Return the deployments of one model, or of all, oldest first.
+    def deployments(self, model: str | None = None) -> Answer:
+        """Return `deployments`: of one model, or of all, oldest first.
 
         Raises:
             MessageError: `model_unknown`.
@@ -80,14 +80,24 @@ class LocalUpdates:
             EdgedError: `model_unknown`, `updates_off`, or the file's fault.
         """
         self._case(model)
-        file = Path(path)
-        if bare:
-            package, sha256 = bare_package(file, model)
-            version, supply = package.manifest.version, Supply(None, file, sha256)
-        else:
-            version = _exported(file, model)
-            supply = Supply(self._sticks(file), file, "")
-        return self._updater.ask(lambda: self._install(model, version, supply))
+        descriptor = _opened(path)
+        # It is read after the answer, by a deployment that may have to wait.
+        file = Path(f"/proc/self/fd/{descriptor}")
+        try:
+            if bare:
+                package, sha256 = bare_package(file, model)
+                version, supply = package.manifest.version, Supply(None, file, sha256)
+            else:
+                version = _exported(file, model)
+                supply = Supply(self._sticks(file), file, "")
+            begun = self._updater.ask(lambda: self._install(model, version, supply))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        before, self._files[model] = self._files.get(model), descriptor
+        if before is not None:
+            os.close(before)
+        return begun
 
     def roll_back(self, model: str) -> dict[str, object]:
         """Leave the active version for the one before.
@@ -164,6 +174,13 @@ class LocalUpdates:
         self._acts.supplies[model] = (deployment_id, supply)
         case.write(journal)
         return _deployment(case.journal, deployment_id)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError("file_unreadable", f"cannot read {path}: {error.strerror}.") from error
 
 
 def _exported(path: Path, model: str) -> str:
