@@ -79,8 +79,7 @@ class Daemon:
         self._reload_asked = False
         self._crashed: threading.ExceptHookArgs | None = None
         self._began_s = time.monotonic()
-        self._assembly: Assembly | None = None  # what the control socket asks
-        self._calls = UpdateOperations(self._local)
+        self._assembly: Assembly | None = None  # what `status` asks
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
@@ -111,7 +110,6 @@ class Daemon:
                     log.info("stopped (%s)", self._stop_cause)
             finally:
                 control.stop()
-                self._calls.close()
                 runtime.release()
                 lock.release()
             return code

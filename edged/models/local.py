@@ -6,24 +6,26 @@ values that JSON can carry.
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edged.errors import MessageError, VerifyError
+from edged.errors import MessageError, StoreError, VerifyError
 from edged.models.acts import LiveActs, Supply, bare_package
 from edged.models.casework import Case
 from edged.models.desired import Cancel, RollBack, Source
 from edged.models.journal import Journal
-from edged.models.overview import deployments, overview
-from edged.models.overview import mark as mark_versions
+from edged.models.overview import deployments, mark, overview
 from edged.models.pursuit import cancel, forget_order, install, roll_back
 from edged.models.records import Moment
 from edged.models.repository import Repository
 from edged.models.updater import Updater
 
 _MOST_MEMBERS = 1000
+
+Answer = dict[str, object]
 
 
 class LocalUpdates:
@@ -47,11 +49,12 @@ class LocalUpdates:
         self._acts = acts
         self._moment = moment
         self._sticks = sticks
+        self._files: dict[str, int] = {}
 
-    def models(self) -> list[dict[str, object]]:
-        """Return the versions, marks and sources of each model, and what is under way."""
+    def models(self) -> Answer:
+        """Return `models`: the overview of each."""
         return self._updater.ask(
-            lambda: [overview(case.journal) for case in self._updater.cases.values()]
+            lambda: {"models": [overview(case.journal) for case in self._updater.cases.values()]}
         )
 
     def deployments(self, model: str | None = None) -> Answer:
@@ -60,17 +63,20 @@ class LocalUpdates:
         Raises:
             MessageError: `model_unknown`.
         """
-        names = list(self._updater.cases) if model is None else [model]
-        return self._updater.ask(
-            lambda: [one for name in names for one in deployments(self._case(name).journal)]
-        )
 
-    def install(self, model: str, path: str, bare: bool) -> dict[str, object]:
+        def call() -> Answer:
+            cases = self._updater.cases.values() if model is None else [self._case(model)]
+            return {"deployments": [one for case in cases for one in deployments(case.journal)]}
+
+        return self._updater.ask(call)
+
+    def install(self, model: str, path: str, bare: bool) -> Answer:
         """Begin to install from a file.
 
         Args:
             model: which.
-            path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed.
+            path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed;
+                it may be gone after the call.
             bare: whether it is taken without a signature.
 
         Returns:
@@ -99,14 +105,14 @@ class LocalUpdates:
             os.close(before)
         return begun
 
-    def roll_back(self, model: str) -> dict[str, object]:
+    def roll_back(self, model: str) -> Answer:
         """Leave the active version for the one before.
 
         Raises:
             EdgedError: `model_unknown`, `no_model_left`.
         """
 
-        def call() -> dict[str, object]:
+        def call() -> Answer:
             case = self._case(model)
             if case.journal.active is None:
                 raise MessageError("version_unknown", f"no version of {model} is active")
@@ -117,28 +123,28 @@ class LocalUpdates:
 
         return self._updater.ask(call)
 
-    def mark(self, model: str, version: str, bad: bool | None) -> dict[str, object]:
+    def mark(self, model: str, version: str, bad: bool | None) -> Answer:
         """Mark a version bad or good, or with None lift its mark.
 
         Raises:
             EdgedError: `model_unknown`, `version_never_here`.
         """
 
-        def call() -> dict[str, object]:
+        def call() -> Answer:
             case = self._case(model)
-            case.write(mark_versions(case.journal, version, bad=bad))
-            return overview(case.journal)
+            case.write(mark(case.journal, version, bad=bad))
+            return {"model": overview(case.journal)}
 
         return self._updater.ask(call)
 
-    def cancel(self, model: str, deployment_id: str) -> dict[str, object]:
+    def cancel(self, model: str, deployment_id: str) -> Answer:
         """Give a deployment up.
 
         Raises:
             EdgedError: `model_unknown`, `deployment_unknown`.
         """
 
-        def call() -> dict[str, object]:
+        def call() -> Answer:
             case = self._case(model)
             command = Cancel(deployment_id, deployment_id)
             case.write(cancel(case.journal, command, self._moment().now_ms))
@@ -146,19 +152,19 @@ class LocalUpdates:
 
         return self._updater.ask(call)
 
-    def forget_order(self, model: str, source: str) -> dict[str, object]:
+    def forget_order(self, model: str, source: str) -> Answer:
         """Let a source's next Desired count, whatever order its last one had.
 
         Raises:
             EdgedError: `model_unknown`, `source_unknown`.
         """
 
-        def call() -> dict[str, object]:
+        def call() -> Answer:
             case = self._case(model)
             if source not in set(Source):
                 raise MessageError("source_unknown", f"a source is one of {', '.join(Source)}")
             case.write(forget_order(case.journal, Source(source)))
-            return overview(case.journal)
+            return {"model": overview(case.journal)}
 
         return self._updater.ask(call)
 
@@ -168,7 +174,7 @@ class LocalUpdates:
         except KeyError:
             raise MessageError("model_unknown", f"no model is called {model}") from None
 
-    def _install(self, model: str, version: str, supply: Supply) -> dict[str, object]:
+    def _install(self, model: str, version: str, supply: Supply) -> Answer:
         case = self._case(model)
         journal, deployment_id = install(case.journal, version, self._moment())
         self._acts.supplies[model] = (deployment_id, supply)
@@ -205,5 +211,6 @@ def _exported(path: Path, model: str) -> str:
     )
 
 
-def _deployment(journal: Journal, deployment_id: str) -> dict[str, object]:
-    return next(one for one in deployments(journal) if one["deployment_id"] == deployment_id)
+def _deployment(journal: Journal, deployment_id: str) -> Answer:
+    known = deployments(journal)
+    return {"deployment": next(one for one in known if one["deployment_id"] == deployment_id)}
