@@ -377,7 +377,7 @@ def test_a_package_that_cannot_be_unpacked(store: Store, home: Path) -> None:
 
 @pytest.mark.parametrize("version", ["", "..", "../../etc", "1.0", "1.0.0/x", "state.json"])
 def test_only_a_version_is_a_directory(store: Store, version: str) -> None:
-    with pytest.raises(ValueError, match="not valid SemVer"):
+    with pytest.raises(ValueError, match="no version of 1 to 64|not valid SemVer"):
         install(store, version, sha("1.0.0"))
 
 

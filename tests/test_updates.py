@@ -223,7 +223,7 @@ def test_a_deployment_is_canceled_by_message(device, desk, subscriber) -> None:
     desk.publish("1.0.0", trial={"seconds": 60})
     device.start().wait_ready()
     want(subscriber, "absent", "9.9.9")
-    wait_for("not there", lambda: b"not_published" in subscriber.of(STATE)[-1])
+    wait_for("not there", lambda: b"not_published" in b"".join(subscriber.of(STATE)[-1:]))
     command = {"id": "c1", "action": "cancel", "deployment_id": "absent"}
     subscriber.publish(COMMAND, orjson.dumps(command))
     assert result_of(subscriber, "absent", device)["status"] == "CANCELED"
