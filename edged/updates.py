@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edged.board import clock_synchronised, default_device_id
 from edged.config import Config
@@ -19,8 +20,6 @@ from edged.models.journal import Journal
 from edged.models.local import LocalUpdates
 from edged.models.pursuit import Clock
 from edged.models.records import Moment, Release
-from edged.models.repository import Clock as TufClock
-from edged.models.repository import Repository
 from edged.models.source import Source
 from edged.models.stick import METADATA_URL, TARGETS_URL, StickSource
 from edged.models.store import Store
@@ -32,6 +31,9 @@ from edged.mqtt.client import Session
 from edged.mqtt.messages import ModelState, Topics, VersionState, encode_model_state
 from edged.pipeline.stage import Stage
 from edged.startup import Started
+
+if TYPE_CHECKING:  # python-tuf behind it is 20 MB: loaded where a repository is first asked
+    from edged.models.repository import Repository
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +182,10 @@ class _Repositories:
     def _made(self, metadata_url: str, targets_url: str, source: Source | None) -> Repository:
         if self._root is None:
             raise self._off or AssertionError("off for no reason")
+        # python-tuf is 90 ms and 20 MB: for devices that are given models, when they are.
+        from edged.models.repository import Clock as TufClock  # noqa: PLC0415
+        from edged.models.repository import Repository  # noqa: PLC0415
+
         return Repository(
             self._root,
             self._metadata_dir,
@@ -187,7 +193,8 @@ class _Repositories:
             self._staging,
             targets_url,
             source=source,
-            clock=_tuf_clock,
+            # Where nobody knows (no network time daemon that says so), it is taken to be right.
+            clock=lambda: TufClock(time.time(), clock_synchronised() is not False),
         )
 
 
@@ -205,8 +212,3 @@ def _root(config: Config) -> tuple[bytes | None, ConfigError | None]:
         why = "updates over the air are off: [update] names no repository."
         return root, ConfigError("updates_off", why, advice=advice)
     return root, None
-
-
-def _tuf_clock() -> TufClock:
-    # Where nobody knows (no network time daemon that says so), the clock is taken to be right.
-    return TufClock(time.time(), clock_synchronised() is not False)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edged.board import memory_bytes
 from edged.config import Config, ModelConfig
@@ -29,13 +29,15 @@ from edged.models.loading import read_manifest
 from edged.models.manifest import MANIFEST, MODEL, MODEL_EDGETPU, Manifest, Processor
 from edged.models.package import Package, read_package, unpack
 from edged.models.records import Origin
-from edged.models.repository import Repository
 from edged.models.store import Store
 from edged.models.target import Target, target_path
 from edged.models.task import Task
 from edged.models.transitions import Event, Kind
 from edged.models.trial import TrialLimits, Verdict
 from edged.models.validation import Limits, validate
+
+if TYPE_CHECKING:  # python-tuf behind it is 20 MB: loaded where a repository is first asked
+    from edged.models.repository import Repository
 
 # Of the memory that is free, what a candidate may take while it is tried.
 _MEMORY_SHARE = 0.8

@@ -11,6 +11,7 @@ import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edged.errors import MessageError, StoreError, VerifyError
 from edged.models.acts import LiveActs, Supply, bare_package
@@ -20,8 +21,10 @@ from edged.models.journal import Journal
 from edged.models.overview import deployments, mark, overview
 from edged.models.pursuit import cancel, forget_order, install, roll_back
 from edged.models.records import Moment
-from edged.models.repository import Repository
 from edged.models.updater import Updater
+
+if TYPE_CHECKING:  # python-tuf behind it is 20 MB: loaded where a repository is first asked
+    from edged.models.repository import Repository
 
 _MOST_MEMBERS = 1000
 
