@@ -168,7 +168,7 @@ def _thread_cpu_s() -> dict[str, float]:
 def _table(
     data: Data, steps: dict[str, list[tuple[float, float]]], threads: dict[str, list[float]]
 ) -> str:
-    invoke_us = median(wall for wall, _ in steps["invoke"])
+    invoke_us = median(cpu_us for _, cpu_us in steps["invoke"])
     rows = [
         f"One frame of {data.v2_name}, 640 x 480, one free-running camera; medians of the slices.",
         "",
