@@ -26,7 +26,7 @@ from edged.inference.edgetpu import (
     pycoral_state,
 )
 from edged.inference.interpreter import edgetpu_library_error, installed_runtimes
-from edged.inference.servable import load_servable
+from edged.inference.loading import load_servable
 from edged.mqtt.attempt import try_broker
 from edged.redact import redacted
 

@@ -15,7 +15,8 @@ from edged.config import Config, ModelConfig
 from edged.errors import StoreError, ValidationError
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, read_model, variant
-from edged.inference.servable import Servable, load_servable
+from edged.inference.loading import load_servable
+from edged.inference.servable import Servable
 from edged.models.loading import load_package, read_manifest
 from edged.models.manifest import MANIFEST, MODEL, MODEL_EDGETPU
 from edged.models.records import Release

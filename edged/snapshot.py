@@ -12,8 +12,9 @@ import numpy as np
 from edged.camera.source import open_camera
 from edged.config import CameraConfig, ModelConfig
 from edged.errors import StoreError, ValidationError
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 from edged.mqtt.messages import said
 from edged.prediction import Result, seen
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from edged.config import ModelConfig
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 
 Image = pytest.importorskip("PIL.Image")
 

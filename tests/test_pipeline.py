@@ -14,8 +14,9 @@ from sim.camera import CameraWorld, SimCamera, lost, picture
 from edged.config import CameraConfig, ModelConfig, PublishConfig
 from edged.errors import AcceleratorError, EdgedError, Trouble, ValidationError
 from edged.frame import FrameStamp
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import InputSpec, geometry
-from edged.inference.servable import Outputs, Servable, load_servable
+from edged.inference.servable import Outputs, Servable
 from edged.inference.tensors import TensorSpec
 from edged.pipeline import capture as capture_module
 from edged.pipeline import recovery as recovery_module

@@ -7,8 +7,9 @@ from sim import models, precision
 from edged.config import ModelConfig
 from edged.errors import ValidationError
 from edged.inference.interpreter import installed_runtimes
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 from edged.prediction import Classes
 
 PIXELS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "dark": (0, 0, 0)}

@@ -12,9 +12,9 @@ from edged.config import ModelConfig
 from edged.errors import ValidationError
 from edged.inference.kinds.decoder import Cut
 from edged.inference.kinds.segmentation import SegmentationDecoder, is_label_map, is_score_map
+from edged.inference.loading import load_servable
 from edged.inference.modelfile import read_model_file
 from edged.inference.preprocess import InputSpec, geometry
-from edged.inference.servable import load_servable
 from edged.inference.tensors import TensorSpec
 from edged.prediction import Areas, Mask
 

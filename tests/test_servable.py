@@ -16,10 +16,11 @@ from sim.delegate import LOG_VARIABLE, MODE_VARIABLE, delegate_or_skip
 
 from edged.config import ModelConfig
 from edged.errors import AcceleratorError, EdgedError, ValidationError
-from edged.inference import servable as servable_module
+from edged.inference import loading as servable_module
 from edged.inference.interpreter import choose_runtime, installed_runtimes
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 from edged.prediction import Classes, Objects, Result
 
 COLOURS = ["red", "green", "blue", "dark"]
@@ -324,7 +325,7 @@ def edgetpu_model(tmp_path) -> Path:
 @pytest.fixture
 def plugged_in(monkeypatch) -> None:
     device = servable_module.list_edgetpus.__globals__["EdgeTpu"]("usb", "/dev/bus/usb/1/2", True)
-    for module in ("edged.inference.servable", "edged.inference.interpreter"):
+    for module in ("edged.inference.loading", "edged.inference.interpreter"):
         monkeypatch.setattr(f"{module}.list_edgetpus", lambda: (device,))
 
 
@@ -468,7 +469,7 @@ def test_a_missing_library_leaves_no_noise(edgetpu_model) -> None:
         "import sys\n"
         "from edged.config import ModelConfig\n"
         "from edged.errors import EdgedError\n"
-        "from edged.inference.servable import load_servable\n"
+        "from edged.inference.loading import load_servable\n"
         "try:\n"
         f"    load_servable(ModelConfig(name='m', factory={str(edgetpu_model)!r}))\n"
         "except EdgedError as error:\n"

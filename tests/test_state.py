@@ -22,8 +22,9 @@ from edged.cli import main
 from edged.config import CameraConfig, ModelConfig
 from edged.errors import AcceleratorError, ValidationError
 from edged.inference.interpreter import Interpreter, installed_runtimes
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import Servable, State, load_servable
+from edged.inference.servable import Servable, State
 from edged.pipeline import capture as capture_module
 from edged.pipeline.bell import Bell
 from edged.pipeline.capture import CaptureWorker

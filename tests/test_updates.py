@@ -271,3 +271,48 @@ def test_without_a_root_it_says_so_and_goes_on(device, desk, subscriber) -> None
     assert (result["status"], result["reason"]) == ("FAILED", "updates_off")
     info = orjson.loads(subscriber.of(f"{P}/info")[-1])
     assert info["updates"]["reason"] == "updates_off"
+
+
+def test_a_candidate_that_takes_the_process_down_twice_is_rolled_back_and_marked(
+    device, desk, subscriber, scenes, tmp_path
+) -> None:
+    # It behaves for as long as it is tried in the child: at most 200 frames in a row.
+    desk.publish("1.0.0", badmodels.harm_at_frame(400), trial={"frames": 5000})
+    device.write(body(desk, scenes, tmp_path / "factory.tflite", camera="fps = 0"))
+    device.start().wait_ready()
+    want(subscriber, "crashes", "1.0.0")
+    for _ in range(2):
+        assert device.wait_end(30.0) < 0, "the candidate took it down"
+        device.start().wait_ready()
+    result = result_of(subscriber, "crashes", device)
+
+    assert (result["status"], result["reason"]) == ("ROLLED_BACK", "trial_crashed")
+    said = orjson.loads(subscriber.of(f"{P}/model/m")[-1])
+    assert [(mark["version"], mark["mark"]) for mark in said["marks"]] == [("1.0.0", "bad")]
+    wait_for(
+        "the factory model",
+        lambda: predictions(subscriber)[-1]["version"].startswith("0.0.0-factory-"),
+    )
+
+
+def test_an_installed_version_that_is_damaged_is_left_for_the_one_before(
+    device, desk, subscriber
+) -> None:
+    desk.publish("1.0.0")
+    device.start().wait_ready()
+    want(subscriber, "good", "1.0.0")
+    assert result_of(subscriber, "good", device)["status"] == "SUCCEEDED"
+    device.stop()
+    model = device.state / "models/m/1.0.0/model.tflite"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.chmod(0o600)
+    model.write_bytes(data)
+    device.start().wait_ready()
+
+    result = result_of(subscriber, "auto-1", device)
+    assert (result["status"], result["reason"]) == ("ROLLED_BACK", "active_unusable")
+    wait_for(
+        "the factory model",
+        lambda: predictions(subscriber)[-1]["version"].startswith("0.0.0-factory-"),
+    )

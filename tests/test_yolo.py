@@ -12,8 +12,9 @@ from edged.errors import EdgedError, ValidationError
 from edged.inference.kinds.decoder import Cut
 from edged.inference.kinds.yolo import MAX_OVERLAP, YoloDecoder, without_duplicates
 from edged.inference.kinds.yolohead import YoloHead, other_yolo, yolo_head
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import InputSpec, Preprocessor, geometry
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 from edged.inference.tensors import TensorSpec
 from edged.prediction import Objects
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from edged.config import ModelConfig
 from edged.errors import StoreError, ValidationError
+from edged.inference.loading import load_servable
 from edged.inference.modellabels import parse_labels
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 from edged.inference.tensors import Array
 from edged.models.manifest import LABELS, MANIFEST, MODEL, MODEL_EDGETPU, Manifest, parse_manifest
 from edged.prediction import ModelId

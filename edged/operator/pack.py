@@ -17,10 +17,11 @@ from edged.errors import PackError, ValidationError
 from edged.frame import Color
 from edged.inference.factory import read_labels, read_model
 from edged.inference.kinds.ssd import ssd_head
+from edged.inference.loading import load_servable
 from edged.inference.modelfile import ModelFile, read_model_file
 from edged.inference.modellabels import packed_labels
 from edged.inference.preprocess import Resize
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 from edged.models.golden import write_golden
 from edged.models.manifest import (
     GOLDEN,

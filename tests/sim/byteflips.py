@@ -18,8 +18,9 @@ import numpy as np
 from edged.camera.imagefile import decode
 from edged.config import ModelConfig
 from edged.errors import EdgedError
+from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
-from edged.inference.servable import Servable, load_servable
+from edged.inference.servable import Servable
 from edged.models.golden import Comparison
 from edged.models.loading import control_images
 from edged.models.manifest import Tolerance

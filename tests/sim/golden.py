@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from edged.config import ModelConfig
-from edged.inference.servable import Servable, load_servable
+from edged.inference.loading import load_servable
+from edged.inference.servable import Servable
 from edged.models.golden import Golden, write_golden
 from sim import packages
 
