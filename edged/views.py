@@ -87,14 +87,17 @@ def deployment_lines(answer: Answer, width: int, zone: tzinfo | None = None) -> 
             _text(one, "version"),
             _state(one),
             _moment(_seconds(one.get("began_ms")), zone),
-            _text(one, "reason"),
         ]
         for one in _parts(answer, "deployments")
     ]
     if not rows:
         return ["Nothing was deployed on this device."]
-    headings = ["DEPLOYMENT", "MODEL", "VERSION", "STATE", "BEGAN", "REASON"]
-    return _columns([headings, *rows], width)
+    headings = ["DEPLOYMENT", "MODEL", "VERSION", "STATE", "BEGAN"]
+    notes = [
+        ": ".join(filter(None, (_text(one, "reason"), _text(one, "detail"))))
+        for one in _parts(answer, "deployments")
+    ]
+    return _noted([headings, *rows], notes, width)
 
 
 def outcome_line(answer: Answer) -> str:

@@ -136,8 +136,9 @@ def test_deployments_say_what_counts() -> None:
     lines = deployment_lines({"deployments": told}, 80, UTC)
 
     assert [" ".join(line.split()) for line in lines] == [
-        "DEPLOYMENT MODEL VERSION STATE BEGAN REASON",
-        "d1 birds 1.4.0 ROLLING_BACK 2025-11-21 00:00 trial_slow",
+        "DEPLOYMENT MODEL VERSION STATE BEGAN",
+        "d1 birds 1.4.0 ROLLING_BACK 2025-11-21 00:00",
+        "trial_slow: 12 ms against 7",
     ]
 
 

@@ -112,13 +112,13 @@ class LocalUpdates:
         """Leave the active version for the one before.
 
         Raises:
-            EdgedError: `model_unknown`, `no_model_left`.
+            EdgedError: `model_unknown`, `nothing_to_return_to`.
         """
 
         def call() -> Answer:
             case = self._case(model)
             if case.journal.active is None:
-                raise MessageError("version_unknown", f"no version of {model} is active")
+                raise MessageError("nothing_to_return_to", f"no version of {model} is active.")
             journal, deployment_id = case.journal.numbered("local")
             command = RollBack(deployment_id, case.journal.active.version)
             case.write(roll_back(journal, command, self._moment()))
