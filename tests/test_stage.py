@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sim import models
+from sim.broker import wait_for
 from sim.golden import load
 
 from edged.config import ModelConfig
@@ -123,6 +124,5 @@ def test_the_recovery_leaves_a_trial_alone(world: World) -> None:
     time.sleep(1.2)  # two of its ticks
     assert loads == []
     world.stage.commit("m")
-    time.sleep(1.2)
-    assert loads == ["again"]
+    wait_for("the recovery", lambda: loads == ["again"])
     assert recovery.stop(5.0)

@@ -74,12 +74,28 @@ def results(subscriber: Subscriber) -> list[dict]:
     return [orjson.loads(payload) for payload in subscriber.of(RESULT)]
 
 
+def latest(subscriber: Subscriber, topic: str) -> bytes:
+    return (subscriber.of(topic) or [b""])[-1]
+
+
+def runs(subscriber: Subscriber) -> str:
+    """The version that made the newest prediction."""
+    made = predictions(subscriber)
+    return str(made[-1]["version"]) if made else ""
+
+
 def predictions(subscriber: Subscriber) -> list[dict]:
     return [orjson.loads(payload) for payload in subscriber.of(f"{P}/prediction/front")]
 
 
+def online(subscriber: Subscriber) -> None:
+    """Wait until the device has subscribed: it is ready before it knows of any broker."""
+    wait_for("online", lambda: latest(subscriber, f"{P}/available") == b"online")
+
+
 def want(subscriber: Subscriber, an_id: str, version: str | None, *, retain: bool = False) -> None:
     message = {"deployment_id": an_id, "version": version, "order": time.time_ns() // 1_000_000}
+    online(subscriber)
     subscriber.publish(DESIRED, orjson.dumps(message), retain=retain)
 
 
@@ -115,7 +131,7 @@ def test_a_message_makes_a_device_run_another_version(device, desk, subscriber) 
     assert result["health"]["frames"] >= 30
     seen = [state for an_id, state in states(subscriber) if an_id == "first"]
     assert seen == ["SYNCING", "DOWNLOADING", "VERIFYING", "VALIDATING", "TRIAL", "COMMITTED"]
-    wait_for("the new one", lambda: predictions(subscriber)[-1]["version"] == "1.0.0")
+    wait_for("the new one", lambda: runs(subscriber) == "1.0.0")
     made = predictions(subscriber)
     assert [one["seq"] for one in made] == list(range(1, len(made) + 1)), "nothing is missing"
     versions = [one["version"] for one in made]
@@ -131,7 +147,7 @@ def test_a_message_makes_a_device_run_another_version(device, desk, subscriber) 
     count = len(predictions(subscriber))
     wait_for("predictions", lambda: len(predictions(subscriber)) > count + 20)
     time.sleep(2.5)  # as long as arrivals settle
-    assert predictions(subscriber)[-1]["version"] == "1.0.0"
+    assert runs(subscriber) == "1.0.0"
     assert len(results(subscriber)) == 1
     assert states(subscriber)[-1] == ("first", "COMMITTED")
 
@@ -178,7 +194,7 @@ def test_a_candidate_that_disagrees_is_rolled_back(
 
     assert (result["status"], result["reason"]) == ("ROLLED_BACK", "trial_disagrees")
     assert result["health"]["compared"]["scenes"] >= 20
-    wait_for("the version before", lambda: predictions(subscriber)[-1]["version"] == "1.0.0")
+    wait_for("the version before", lambda: runs(subscriber) == "1.0.0")
     made = predictions(subscriber)
     assert [one["seq"] for one in made] == list(range(1, len(made) + 1)), "nothing is missing"
     assert orjson.loads(subscriber.of(f"{P}/model/m")[-1])["marks"][-1]["mark"] == "good"
@@ -191,13 +207,13 @@ def test_killed_in_a_trial_it_goes_on_with_the_trial(
     device.start().wait_ready()
     want(subscriber, "long", "1.0.0")
     wait_for("the trial", lambda: ("long", "TRIAL") in states(subscriber))
-    wait_for("the candidate", lambda: predictions(subscriber)[-1]["version"] == "1.0.0")
+    wait_for("the candidate", lambda: runs(subscriber) == "1.0.0")
     device.kill()
     device.start().wait_ready()
 
     assert result_of(subscriber, "long", device)["status"] == "SUCCEEDED"
     assert [state for _, state in states(subscriber)].count("COMMITTED") == 1
-    wait_for("the candidate", lambda: predictions(subscriber)[-1]["version"] == "1.0.0")
+    wait_for("the candidate", lambda: runs(subscriber) == "1.0.0")
 
 
 def test_a_result_that_is_due_while_the_broker_is_away_comes_once(
@@ -223,23 +239,24 @@ def test_a_deployment_is_canceled_by_message(device, desk, subscriber) -> None:
     desk.publish("1.0.0", trial={"seconds": 60})
     device.start().wait_ready()
     want(subscriber, "absent", "9.9.9")
-    wait_for("not there", lambda: b"not_published" in b"".join(subscriber.of(STATE)[-1:]))
+    wait_for("not there", lambda: b"not_published" in latest(subscriber, STATE))
     command = {"id": "c1", "action": "cancel", "deployment_id": "absent"}
     subscriber.publish(COMMAND, orjson.dumps(command))
     assert result_of(subscriber, "absent", device)["status"] == "CANCELED"
 
     want(subscriber, "tried", "1.0.0")
-    wait_for("the candidate", lambda: predictions(subscriber)[-1]["version"] == "1.0.0", 30.0)
+    wait_for("the candidate", lambda: runs(subscriber) == "1.0.0", 30.0)
     subscriber.publish(
         COMMAND, orjson.dumps(command | {"id": "c2", "deployment_id": "tried"}), retain=False
     )
     result = result_of(subscriber, "tried", device)
     assert (result["status"], result["reason"]) == ("ROLLED_BACK", "canceled")
-    wait_for("back", lambda: predictions(subscriber)[-1]["version"].startswith("0.0.0-factory"))
+    wait_for("back", lambda: runs(subscriber).startswith("0.0.0-factory"))
 
 
 def test_what_cannot_be_taken_is_answered(device, desk, subscriber) -> None:
     device.start().wait_ready()
+    online(subscriber)
     subscriber.publish(DESIRED, b'{"deployment_id": ')
     wait_for("an answer", lambda: subscriber.of(f"{P}/error"))
     answer = orjson.loads(subscriber.of(f"{P}/error")[0])
@@ -250,11 +267,7 @@ def test_a_reload_in_a_trial_begins_it_anew(device, desk, subscriber) -> None:
     desk.publish("1.0.0", trial={"seconds": 4})
     device.start().wait_ready()
     want(subscriber, "long", "1.0.0")
-    wait_for(
-        "the candidate",
-        lambda: (predictions(subscriber) or [{"version": ""}])[-1]["version"] == "1.0.0",
-        30.0,
-    )
+    wait_for("the candidate", lambda: runs(subscriber) == "1.0.0", 30.0)
     device.signal(signal.SIGHUP)
     device.wait_ready(times=2)
 
@@ -291,7 +304,7 @@ def test_a_candidate_that_takes_the_process_down_twice_is_rolled_back_and_marked
     assert [(mark["version"], mark["mark"]) for mark in said["marks"]] == [("1.0.0", "bad")]
     wait_for(
         "the factory model",
-        lambda: predictions(subscriber)[-1]["version"].startswith("0.0.0-factory-"),
+        lambda: runs(subscriber).startswith("0.0.0-factory-"),
     )
 
 
@@ -314,5 +327,5 @@ def test_an_installed_version_that_is_damaged_is_left_for_the_one_before(
     assert (result["status"], result["reason"]) == ("ROLLED_BACK", "active_unusable")
     wait_for(
         "the factory model",
-        lambda: predictions(subscriber)[-1]["version"].startswith("0.0.0-factory-"),
+        lambda: runs(subscriber).startswith("0.0.0-factory-"),
     )
