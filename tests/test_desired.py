@@ -15,7 +15,6 @@ from edged.models.desired import (
     Desired,
     RollBack,
     Source,
-    address_of,
     addresses,
     in_rollout,
     parse_command,
@@ -257,13 +256,3 @@ def test_topics_to_subscribe_to():
     assert known["home/edged/porch/update/cars/command"].kind == "command"
     assert len(known) == 8
     assert not any(sign in topic for topic in known for sign in "+#")
-    assert address_of("home/edged/@all/update/birds/desired", known).model == "birds"
-
-
-@pytest.mark.parametrize("model", ["fish", "", "birds/x", "\x00" * 500])
-def test_a_model_that_is_not_configured(model):
-    known = addresses("edged", "porch", [], ["birds"])
-    with pytest.raises(MessageError) as caught:
-        address_of(f"edged/porch/update/{model}/desired", known)
-    assert caught.value.reason == "model_unknown"
-    assert len(str(caught.value)) < 200

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -87,21 +87,6 @@ def addresses(
         topic = f"{prefix}/{device_id}/update/{model}/command"
         found[topic] = Address(model, Source.DEVICE, "command")
     return found
-
-
-def address_of(topic: str, known: Mapping[str, Address]) -> Address:
-    """Return where a message belongs.
-
-    Raises:
-        MessageError: `model_unknown`: a session of before may still deliver for a model that is
-            no longer configured.
-    """
-    try:
-        return known[topic]
-    except KeyError:
-        raise MessageError(
-            "model_unknown", f"no configured model listens to {_shown(topic)}"
-        ) from None
 
 
 def parse_desired(payload: bytes) -> Desired:
