@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -12,13 +13,18 @@ import cv2
 import numpy as np
 
 from edged import assembly as composition
-from edged.assembly import Assembly, load_models, topics_of
+from edged.assembly import Assembly, Frame, topics_of
+from edged.breadcrumb import Breadcrumb
 from edged.config import CameraConfig, Config
 from edged.config_text import from_values
 from edged.frame import Picture
+from edged.inference.loading import load_servable
 from edged.inference.servable import Servable
+from edged.models.inbox import Inbox
+from edged.models.store import Store
 from edged.mqtt.client import Session
 from edged.pipeline.counters import Times
+from edged.startup import Started
 
 STAND_IN_S = 0.0026
 _TICK_S = 0.5
@@ -62,7 +68,7 @@ class StandIn:
 
 def load(config: Config, *, stand_in: bool = False) -> Servable:
     """The configuration's model, loaded and warmed."""
-    servable = load_models(config.model, config)["m"]
+    servable = load_servable(config.model[0])
     if stand_in:
         servable._interpreter = StandIn(servable._interpreter)  # type: ignore[assignment]
     return servable
@@ -150,10 +156,12 @@ class Assembled:
         def open_camera(camera: CameraConfig) -> HeldCamera:
             return HeldCamera(image, self.gate, camera.fps or 0.0)
 
+        self._folder = tempfile.TemporaryDirectory()
+        place = Path(self._folder.name)
+        frame = Frame("clean", "boot", Breadcrumb(place), Store(place), Inbox())
+        started = Started(servables={"m": servable})
         with mock.patch.object(composition, "open_camera", open_camera):
-            self.assembly = Assembly(
-                config, {"m": servable}, self.session, "clean", threading.Event()
-            )
+            self.assembly = Assembly(config, started, self.session, frame, threading.Event())
         self.latencies = _Latencies()
         for lane in self.assembly.lanes:
             lane.counters.latency = self.latencies
@@ -195,6 +203,7 @@ class Assembled:
         self.session.stop(5.0)
         for servable in self.assembly.release().values():
             servable.close()
+        self._folder.cleanup()
 
 
 def folder_of(image: np.ndarray, folder: Path) -> Path:
