@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -11,16 +11,6 @@ import orjson
 from edged import __version__
 from edged.arguments import DEFAULT_CONFIG, config_of, config_path, overridden, read_config
 from edged.command import FAILED, OK, run
-from edged.commands import (
-    cancel,
-    deployments,
-    forget_order,
-    install,
-    list_models,
-    mark,
-    roll_back,
-    status,
-)
 from edged.config import CameraConfig, Config
 from edged.errors import ConfigError
 from edged.lock import is_locked
@@ -76,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(command=_doctor)
 
-    _service(commands, "status", status, "say how the service is doing")
-    deployed = _service(commands, "deployments", deployments, "what was installed, and how it went")
+    _service(commands, "status", "say how the service is doing")
+    deployed = _service(commands, "deployments", "what was installed, and how it went")
     deployed.add_argument("model", metavar="MODEL", nargs="?", help="of this model only")
     _model_commands(commands.add_parser("models", help="the versions of models on this device"))
     return parser
@@ -85,17 +75,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _model_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _service(commands, "list", list_models, "versions, marks, and who wants which")
+    _service(commands, "list", "versions, marks, and who wants which")
 
-    new = _service(commands, "install", install, "install from a file, such as one on a stick")
+    new = _service(commands, "install", "install from a file, such as one on a stick")
     new.add_argument("file", type=Path, metavar="FILE", help="made by `edgectl repo export`")
     new.add_argument("--model", metavar="MODEL", help="which, where the file does not say")
     new.add_argument("--bare", action="store_true", help="a model or package that nobody signed")
 
-    back = _service(commands, "rollback", roll_back, "return to the version before")
+    back = _service(commands, "rollback", "return to the version before")
     back.add_argument("model", metavar="MODEL")
 
-    judged = _service(commands, "mark", mark, "say for good what is to be thought of a version")
+    judged = _service(commands, "mark", "say for good what is to be thought of a version")
     judged.add_argument("model", metavar="MODEL")
     judged.add_argument("release", metavar="VERSION")
     verdict = judged.add_mutually_exclusive_group(required=True)
@@ -108,13 +98,11 @@ def _model_commands(parser: argparse.ArgumentParser) -> None:
             f"--{name}", dest="verdict", action="store_const", const=name, help=words
         )
 
-    ended = _service(commands, "cancel", cancel, "give a deployment up")
+    ended = _service(commands, "cancel", "give a deployment up")
     ended.add_argument("model", metavar="MODEL")
     ended.add_argument("deployment_id", metavar="DEPLOYMENT")
 
-    order = _service(
-        commands, "forget-order", forget_order, "let a source's next wish count, whatever its order"
-    )
+    order = _service(commands, "forget-order", "let a source's next wish count, whatever its order")
     order.add_argument("model", metavar="MODEL")
     order.add_argument("source", metavar="SOURCE", choices=list(Source), help=", ".join(Source))
 
@@ -122,10 +110,15 @@ def _model_commands(parser: argparse.ArgumentParser) -> None:
 def _service(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
-    command: Callable[[argparse.Namespace], int],
     words: str,
 ) -> argparse.ArgumentParser:
-    """Add a command that speaks with the service."""
+    """Add a command that speaks with the service; `edged.commands` has it under its name."""
+
+    def command(args: argparse.Namespace) -> int:
+        from edged.commands import COMMANDS
+
+        return COMMANDS[name](args)
+
     parser = commands.add_parser(name, help=words)
     _config_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")

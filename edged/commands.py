@@ -6,7 +6,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import orjson
@@ -115,6 +115,19 @@ def forget_order(args: argparse.Namespace) -> int:
     words = f"{args.model}: the next wish of {args.source} counts, whatever its order."
     _show(args, answer, lambda *_: [words])
     return OK
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "status": status,
+    "deployments": deployments,
+    "list": list_models,
+    "install": install,
+    "rollback": roll_back,
+    "mark": mark,
+    "cancel": cancel,
+    "forget-order": forget_order,
+}
+"""By the word on the command line. All return 0, or 1 for a failure."""
 
 
 def _ask(

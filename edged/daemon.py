@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -152,6 +153,10 @@ class Daemon:
         assembly.start()
         self._assembly = assembly
         self._notifier.ready()
+        # What is there now stays, and is never looked through again: a full collection would hold
+        # every thread for longer than an invoke of a small model.
+        gc.freeze()
+        gc.enable()
         assembly = self._supervise(assembly, frame)
         self._notifier.stopping()
         assembly.stop(0.5)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from edged.config import Config, ModelConfig
 from edged.errors import StoreError, ValidationError
 from edged.inference.edgetpu import list_edgetpus
-from edged.inference.factory import factory_path, read_model, variant
+from edged.inference.factory import factory_path, variants
 from edged.inference.loading import load_servable
 from edged.inference.servable import Servable
 from edged.models.loading import load_package, read_manifest
@@ -131,14 +131,9 @@ def factory_contents(model: ModelConfig) -> Mapping[str, bytes]:
     """Return the configured factory files by the names they have in a package.
 
     Raises:
-        ValidationError, StoreError: as `read_model`.
+        ValidationError, StoreError: as `variants`.
     """
-    path = factory_path(model.factory)
-    contents = {}
-    for name, edgetpu in ((MODEL, False), (MODEL_EDGETPU, True)):
-        try:
-            contents[name] = read_model(variant(path, edgetpu=edgetpu))
-        except ValidationError as error:
-            if error.reason not in {"model_not_compiled", "model_needs_edgetpu"}:
-                raise
-    return contents
+    return {
+        MODEL_EDGETPU if one.file.needs_edgetpu else MODEL: one.data
+        for one in variants(factory_path(model.factory))
+    }

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import importlib.resources
 import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import StoreError, ValidationError
-from edged.inference.modelfile import read_model_file
+from edged.inference.modelfile import ModelFile, read_model_file
 from edged.inference.modellabels import LABELS_LIMIT_BYTES
 
 MODEL_LIMIT_BYTES = 512 * 1024 * 1024
 _BUNDLED = "belt"
+
+
+@dataclass(frozen=True, slots=True)
+class FactoryFile:
+    """A model file as it was read, once: it has some megabytes.
+
+    Attributes:
+        path: where it is.
+        data: all of it.
+        file: what it says of itself.
+    """
+
+    path: Path
+    data: bytes
+    file: ModelFile
 
 
 def factory_path(factory: str) -> Path:
@@ -75,39 +92,62 @@ def _read(path: Path, limit_bytes: int) -> bytes | None:
     return data if len(data) <= limit_bytes else None
 
 
-def variant(path: Path, *, edgetpu: bool) -> Path:
-    """Return the file, or its sibling, that is made for an Edge TPU or for the CPU.
+def read_factory(path: Path) -> FactoryFile:
+    """Read the file that a factory names.
+
+    Raises:
+        ValidationError, StoreError: as `read_model` and `read_model_file`.
+    """
+    data = read_model(path)
+    return FactoryFile(path, data, read_model_file(data))
+
+
+def variants(path: Path) -> Iterator[FactoryFile]:
+    """Read the file, then its sibling for the other processor where there is one.
 
     `birds.tflite` and `birds_edgetpu.tflite` are siblings.
 
     Raises:
+        ValidationError, StoreError: as `read_factory`, about the file itself.
+    """
+    first = read_factory(path)
+    yield first
+    compiled = first.file.needs_edgetpu
+    sibling = path.with_name(
+        f"{path.stem.removesuffix('_edgetpu')}.tflite"
+        if compiled
+        else f"{path.stem}_edgetpu.tflite"
+    )
+    if sibling == path:
+        return
+    try:
+        other = read_factory(sibling)
+    except (ValidationError, StoreError):
+        return
+    if other.file.needs_edgetpu != compiled:
+        yield other
+
+
+def variant(path: Path, *, edgetpu: bool) -> FactoryFile:
+    """Return the file, or its sibling, that is made for an Edge TPU or for the CPU.
+
+    Raises:
         ValidationError: `model_not_compiled` or `model_needs_edgetpu` when there is none; what
-            `read_model` and `read_model_file` raise.
+            `read_factory` raises.
         StoreError: `model_unreadable`.
     """
-    if read_model_file(read_model(path)).needs_edgetpu == edgetpu:
-        return path
-    stem = path.stem
-    sibling = path.with_name(
-        f"{stem}_edgetpu.tflite" if edgetpu else f"{stem.removesuffix('_edgetpu')}.tflite"
-    )
-    if sibling != path and _fits(sibling, edgetpu=edgetpu):
-        return sibling
+    for one in variants(path):
+        if one.file.needs_edgetpu == edgetpu:
+            return one
     if edgetpu:
         raise ValidationError(
             "model_not_compiled",
             "the model was not compiled for an Edge TPU: all of it would run on the CPU."
-            f" Compile it with edgetpu_compiler and put {sibling.name} beside it",
+            f" Compile it with edgetpu_compiler and put {path.stem}_edgetpu.tflite beside it",
         )
     raise ValidationError(
         "model_needs_edgetpu",
         "the model was compiled for an Edge TPU and cannot run on the CPU."
-        f" Put {sibling.name}, the file it was compiled from, beside it",
+        f" Put {path.stem.removesuffix('_edgetpu')}.tflite, the file it was compiled from, beside"
+        " it",
     )
-
-
-def _fits(sibling: Path, *, edgetpu: bool) -> bool:
-    try:
-        return read_model_file(read_model(sibling)).needs_edgetpu == edgetpu
-    except (ValidationError, StoreError):
-        return False

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from edged.config import ModelConfig
 from edged.errors import AcceleratorError, EdgedError, Trouble, ValidationError
 from edged.inference.edgetpu import list_edgetpus
-from edged.inference.factory import factory_path, read_labels, read_model, variant
+from edged.inference.factory import FactoryFile, factory_path, read_factory, read_labels, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
 from edged.inference.kinds.decoder import Cut
-from edged.inference.modelfile import ModelFile, read_model_file
 from edged.inference.modellabels import packed_labels, parse_labels
 from edged.inference.postprocess import make_decoder
 from edged.inference.preprocess import InputSpec
@@ -68,10 +66,10 @@ def _choose(config: ModelConfig, library: str) -> Servable:
     except ValidationError as error:
         if error.reason != "model_not_compiled":
             raise
-        return _load(config, path, "cpu", library, None)
-    if compiled != path and not list_edgetpus():
+        return _load(config, read_factory(path), "cpu", library, None)
+    if compiled.path != path and not list_edgetpus():
         # The owner named the file for the CPU and has no Edge TPU: nothing to fall back from.
-        return _load(config, path, "cpu", library, None)
+        return _load(config, read_factory(path), "cpu", library, None)
     try:
         return _load(config, compiled, "edgetpu", library, None)
     except AcceleratorError as error:
@@ -83,11 +81,14 @@ def _choose(config: ModelConfig, library: str) -> Servable:
 
 
 def _load(
-    config: ModelConfig, path: Path, accelerator: str, library: str, fallback: Trouble | None
+    config: ModelConfig,
+    source: FactoryFile,
+    accelerator: str,
+    library: str,
+    fallback: Trouble | None,
 ) -> Servable:
-    source = _Source(path, data := read_model(path), read_model_file(data))
     interpreter = Interpreter(
-        path,
+        source.path,
         choose_runtime(config.runtime, edgetpu=accelerator != "cpu"),
         threads=config.threads,
         accelerator=accelerator,
@@ -102,15 +103,8 @@ def _load(
     return servable
 
 
-@dataclass(frozen=True)
-class _Source:
-    path: Path
-    data: bytes
-    file: ModelFile
-
-
 def _assemble(
-    config: ModelConfig, source: _Source, interpreter: Interpreter, fallback: Trouble | None
+    config: ModelConfig, source: FactoryFile, interpreter: Interpreter, fallback: Trouble | None
 ) -> Servable:
     file = source.file
     if file.assigns_variables:
@@ -164,7 +158,7 @@ def _assemble(
     )
 
 
-def _labels(config: ModelConfig, source: _Source) -> tuple[str, ...] | None:
+def _labels(config: ModelConfig, source: FactoryFile) -> tuple[str, ...] | None:
     """Return labels from the configured file, else from inside the model, else None."""
     if config.labels is not None:
         return parse_labels(read_labels(config.labels))
