@@ -70,11 +70,13 @@ class ClassificationDecoder:
     def decode(self, outputs: Sequence[Array], place: Geometry) -> Classes:  # noqa: ARG002  # boxes only
         """Return the best classes; see `Decoder.decode`."""
         scores = self.scores(outputs)
+        chosen = best(scores, self._top)
+        # Python's own numbers: comparing numpy's one by one takes longer than all the rest.
         return Classes(
             tuple(
-                ScoredClass(self.labels[i], float(scores[i]))
-                for i in best(scores, self._top)
-                if scores[i] >= self._least and scores[i] > 0.0
+                ScoredClass(self.labels[i], score)
+                for i, score in zip(chosen, scores[chosen].tolist(), strict=True)
+                if score >= self._least and score > 0.0
             )
         )
 
