@@ -104,5 +104,9 @@ class MessageError(EdgedError):
     """An inbound message cannot be taken; it is answered on the `error` topic."""
 
 
+class DriftError(EdgedError):
+    """Windows or references do not fit what is asked of them."""
+
+
 class ControlError(EdgedError):
     """A request over the control socket cannot be taken, or its answer does not come."""

@@ -1,0 +1,1 @@
+"""Drift: do predictions and pictures still look like they did?"""
