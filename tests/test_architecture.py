@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 FLOORS = [
     ["camera.pacing", "config_rules", "edged", "errors", "frame", "inference.tensors",
      "models.fields", "models.seal", "models.strictjson", "models.version", "mqtt.moment",
-     "mqtt.outbox", "pipeline.counters", "redact", "scene", "toml_lines", "views"],
+     "mqtt.inbound", "mqtt.outbox", "pipeline.counters", "redact", "scene", "toml_lines", "views"],
     ["camera.base", "config", "control_wire", "inference.modellabels", "inference.resize",
      "inference.signature", "models.archive", "models.desired", "models.target", "mqtt.status",
      "prediction", "toml_text"],
@@ -31,7 +31,8 @@ FLOORS = [
      "models.task", "mqtt.credentials", "mqtt.reasons", "mqtt.spoolfile", "mqtt.traffic",
      "operator.serve", "pipeline.bell", "systemd"],
     ["breadcrumb", "camera.live", "camera.paced", "camera.pirequests", "command", "control",
-     "inference.interpreter", "models.casework", "models.download", "models.httpsource",
+     "inference.interpreter", "models.casework", "models.download", "models.hearing",
+     "models.httpsource",
      "models.journalfile", "models.stick", "models.trust", "models.tufclient",
      "models.validation", "mqtt.connection", "mqtt.spool", "operator.keys", "pipeline.mailbox"],
     ["arguments", "camera.images", "camera.opencv", "camera.picamera", "camera.synthetic",

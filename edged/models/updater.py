@@ -18,10 +18,11 @@ from typing import Protocol, TypeVar
 
 from edged.errors import EdgedError, MessageError, StoreError
 from edged.models.casework import Case
-from edged.models.desired import Cancel, parse_command, parse_desired
+from edged.models.desired import Cancel, parse_command
+from edged.models.hearing import Hearing
 from edged.models.inbox import Arrival, Inbox
 from edged.models.journal import Journal
-from edged.models.pursuit import Clock, Receipt, cancel, receive, roll_back
+from edged.models.pursuit import Clock, cancel, roll_back
 from edged.models.records import Moment, Result
 from edged.models.recovery import healthy
 from edged.models.task import Spawn
@@ -116,8 +117,9 @@ class Updater:
         self._bell = threading.Event()
         self._stopping = threading.Event()
         now_s = monotonic()
-        self._read_s: float | None = None  # when what is wanted is looked at
-        self._read_last_s = float("-inf")
+        self._hearings = {name: Hearing() for name in cases}
+        self._write_s: float | None = None  # when what has been heard is written
+        self._written_s = self._obeyed_s = float("-inf")
         self._error_s = self._progress_s = float("-inf")
         self._report_s = now_s
         self._poll_s = now_s + min(duties.poll_s, _FIRST_POLL_S) * random.random()  # noqa: S311
@@ -173,17 +175,20 @@ class Updater:
         while not self._stopping.is_set():
             self.turn()
             busy = any(case.journal.current is not None for case in self.cases.values())
-            self._bell.wait(_TICK_S if busy or self._inbox.waits else _IDLE_TICK_S)
+            self._bell.wait(_TICK_S if busy or self._hears else _IDLE_TICK_S)
             self._bell.clear()
-        for case in self.cases.values():
+        for name, case in self.cases.items():
             case.stop()
+            self._keep(name)
+            # After a reload there is another updater, and the broker says nothing twice.
+            self._inbox.put_back(self._hearings[name].left())
 
     def turn(self) -> None:
         """Do all that can be done now."""
         self._answer()
-        for arrival in self._inbox.commands():
-            self._take(arrival, self._command)
-        self._read()
+        self._listen()
+        self._obey()
+        self._write()
         for name, case in self.cases.items():
             others = (other for model, other in self.cases.items() if model != name)
             case.step(stage_free=not any(other.tries for other in others))
@@ -201,50 +206,101 @@ class Updater:
             except EdgedError as error:
                 future.set_exception(error)
 
-    def _read(self) -> None:
-        """Look at what is wanted, once it has settled, and at most once a second."""
-        now_s = self._monotonic()
-        if not self._inbox.waits:
-            return
-        if self._read_s is None:
-            self._read_s = max(now_s + SETTLE_S, self._read_last_s + _MESSAGE_S)
-        if now_s >= self._read_s:
-            self._read_s, self._read_last_s = None, now_s
-            for arrival in self._inbox.desired():
-                self._take(arrival, self._desired)
+    @property
+    def _hears(self) -> bool:
+        return any(hearing.waits for hearing in self._hearings.values())
 
-    def _take(self, arrival: Arrival, what: Callable[[Case, Arrival], None]) -> None:
-        case = self.cases.get(arrival.address.model)
-        if case is None:
-            return
+    def _listen(self) -> None:
+        """Look at what is wanted; nothing is written yet."""
+        for arrival in self._inbox.desired():
+            self._hear(arrival)
+
+    def _hear(self, arrival: Arrival) -> None:
+        address = arrival.address
         try:
             if arrival.refused is not None:
                 raise arrival.refused
-            what(case, arrival)
+            if address is None or address.model not in self.cases:
+                arrival.message.acknowledge()  # its journal must not be written
+                return
+            journal = self.cases[address.model].journal
+            self._hearings[address.model].hear(journal, address.source, arrival, self._clock())
         except MessageError as error:
-            now_s = self._monotonic()
-            if now_s >= self._error_s + _MESSAGE_S:
-                self._error_s = now_s
-                self._voice.error(arrival.topic, error.reason, error.explain())
-            log.warning("%s: %s (%s)", arrival.topic, error.explain(), error.reason)
-        except StoreError as error:
-            log.error("%s: %s", arrival.topic, error.explain())
-            self._inbox.put_back(arrival)
+            self._refuse(arrival, error)
 
-    def _desired(self, case: Case, arrival: Arrival) -> None:
-        desired = parse_desired(arrival.payload)
-        journal, receipt = receive(case.journal, arrival.address.source, desired, self._clock())
-        if receipt is Receipt.CLOCK:
-            self._inbox.put_back(arrival)
+    def _write(self) -> None:
+        """Write what has been heard, once it has settled, and at most once a second."""
+        now_s = self._monotonic()
+        if not self._hears:
+            self._write_s = None
             return
-        case.write(journal)
+        if self._write_s is None:
+            self._write_s = max(now_s + SETTLE_S, self._written_s + _MESSAGE_S)
+        if now_s >= self._write_s:
+            self._write_s, self._written_s = None, now_s
+            for name, hearing in self._hearings.items():
+                for arrival in hearing.early():
+                    self._hear(arrival)
+                self._keep(name)
 
-    def _command(self, case: Case, arrival: Arrival) -> None:
-        command = parse_command(arrival.payload)
+    def _keep(self, name: str) -> None:
+        case, hearing = self.cases[name], self._hearings[name]
+        try:
+            case.write(hearing.over(case.journal))
+            hearing.written()
+        except StoreError as error:
+            log.error("model %s: %s", name, error.explain())
+
+    def _obey(self) -> None:
+        """Carry out commands, on top of what has been heard before; one write a second."""
+        now_s = self._monotonic()
+        if now_s < self._obeyed_s + _MESSAGE_S:
+            return
+        given: dict[str, list[Arrival]] = {}
+        for arrival in self._inbox.commands():
+            if arrival.address is None or arrival.address.model not in self.cases:
+                arrival.message.acknowledge()
+            else:
+                given.setdefault(arrival.address.model, []).append(arrival)
+        for name, arrivals in given.items():
+            self._obeyed_s = now_s
+            self._carry_out(name, arrivals)
+
+    def _carry_out(self, name: str, arrivals: list[Arrival]) -> None:
+        case, hearing = self.cases[name], self._hearings[name]
+        journal, obeyed = hearing.over(case.journal), []
+        for arrival in arrivals:
+            try:
+                journal = self._commanded(journal, arrival)
+                obeyed.append(arrival)
+            except MessageError as error:
+                self._refuse(arrival, error)
+        try:
+            case.write(journal)
+        except StoreError as error:
+            log.error("model %s: %s", name, error.explain())
+            self._inbox.put_back(obeyed)
+            return
+        hearing.written()
+        for arrival in obeyed:
+            arrival.message.acknowledge()
+
+    def _commanded(self, journal: Journal, arrival: Arrival) -> Journal:
+        if arrival.refused is not None:
+            raise arrival.refused
+        command = parse_command(arrival.message.payload)
         if isinstance(command, Cancel):
-            case.write(cancel(case.journal, command, self._moment().now_ms))
-        else:
-            case.write(roll_back(case.journal, command, self._moment()))
+            return cancel(journal, command, self._moment().now_ms)
+        return roll_back(journal, command, self._moment())
+
+    def _refuse(self, arrival: Arrival, error: MessageError) -> None:
+        """Answer what cannot be taken: it would be no better if it came again."""
+        topic, now_s = arrival.message.topic, self._monotonic()
+        if now_s >= self._error_s + _MESSAGE_S:
+            self._error_s = now_s
+            self._voice.error(topic, error.reason, error.explain())
+            log.warning("%s: %s (%s)", topic, error.explain(), error.reason)
+        arrival.message.acknowledge()
 
     def _report(self) -> None:
         """Put results into the outbox, which keeps them until the broker has them."""
