@@ -29,6 +29,7 @@ from sim.broker import (
 from sim.tcp import REFUSES_VERSION, DeafSubscriber, Proxy, Silence
 
 from edged.config import MqttConfig
+from edged.errors import StoreError
 from edged.mqtt import reasons
 from edged.mqtt.attempt import try_broker
 from edged.mqtt.client import Session, SessionStatus, Timing
@@ -661,6 +662,24 @@ def test_a_result_is_safe_when_publishing_it_returns(broker, session, spool, tmp
     listening.close()
     with pytest.raises(ValueError, match="not a topic"):
         device.publish_durable("#", b"", key="k", limit_s=1.0)
+
+
+def test_a_result_that_is_too_large_is_not_called_safe(make_broker, session, spool, tmp_path):
+    outbox, disk = spool()
+    outbox.set_bounds(100, 1000)
+    small = make_broker(more="max_packet_size 500").start()
+    device = session(small.port, outbox=outbox, spool=disk)
+    disk.start()
+    for bytes_, connected in ((1001, False), (501, True)):
+        if connected:
+            device.start()
+            reach(device)
+            wait_for("online", lambda: settled(device))
+        for _ in range(2):
+            with pytest.raises(StoreError) as caught:
+                device.publish_durable("r", b"x" * bytes_, key="k", limit_s=PATIENCE_S)
+            assert caught.value.reason == "outbox_too_small"
+    assert device.publish_durable("r", b"x", key="k", limit_s=PATIENCE_S)
 
 
 def test_without_a_disk_a_result_is_not_called_safe(free_port, session):

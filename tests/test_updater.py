@@ -26,13 +26,14 @@ from edged.models.desired import addresses
 from edged.models.findings import found, restored, validated
 from edged.models.inbox import Inbox
 from edged.models.journal import Journal, encode_journal, parse_journal
+from edged.models.listener import SETTLE_S
 from edged.models.pursuit import Clock
 from edged.models.records import Moment, Result, State, Status
 from edged.models.recovery import BootFacts, recover
 from edged.models.task import Task
 from edged.models.transitions import Event, Kind
 from edged.models.trial import Verdict
-from edged.models.updater import SETTLE_S, Duties, Updater
+from edged.models.updater import Duties, Updater
 from edged.mqtt.inbound import Inbound
 from edged.mqtt.updates import encode_result, encode_state
 
@@ -62,6 +63,7 @@ class Device:
         self.said: list[bytes] = []
         self.errors: list[tuple[str, str]] = []
         self.broker_writes = True
+        self.outbox_small = False
         self.saves = 0
         self.crash_after: int | None = None
         self.delivered = 0
@@ -171,6 +173,9 @@ class Device:
     def result(self, model: str, result: Result) -> bool:
         if not self.broker_writes:
             return False
+        if self.outbox_small:
+            self.errors.append((result.deployment_id, "outbox_too_small"))
+            raise StoreError("outbox_too_small", "no room")
         payload = encode_result(model, result)
         assert self.outbox.setdefault(f"{model}/{result.deployment_id}", payload) == payload
         return True
@@ -550,7 +555,7 @@ def test_what_settles_when_the_updater_ends_is_not_lost(device: Device) -> None:
         message = {"deployment_id": an_id, "version": "1.4.0", "order": NOW_MS + 1 + disk_full}
         number = device.arrive(DESIRED.format("birds"), orjson.dumps(message))
         device.updater.start()
-        wait_for("it to be heard", lambda: device.updater._hears)
+        wait_for("it to be heard", lambda: device.updater._listener.waits)
         assert device.updater.stop(5.0)
         assert (number in device.acknowledged) is not disk_full
         assert [one.message.done is not None for one in device.inbox.desired()] == [
@@ -576,6 +581,24 @@ def test_a_result_is_said_until_it_is_safe_and_then_never_again(device: Device) 
     device.start()
     device.settle_down()
     assert not device.outbox
+
+
+def test_a_result_that_cannot_be_said_is_tried_once_a_start_and_holds_up_no_other(
+    device: Device,
+) -> None:
+    device.outbox_small = True
+    device.want("d1", "1.4.0")
+    device.settle_down()
+    device.settle_down()
+    assert device.errors == [("d1", "outbox_too_small")]
+    device.outbox_small = False
+    device.want("d2", "1.5.0", order=2)
+    device.settle_down()
+    assert [one.reported for one in device.at().history] == [False, True]
+    assert list(device.outbox) == ["birds/d2"]
+    device.start()
+    device.settle_down()
+    assert list(device.outbox) == ["birds/d2", "birds/d1"]
 
 
 def deployed(device: Device) -> Device:

@@ -16,24 +16,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from edged.errors import EdgedError, MessageError, StoreError
+from edged.errors import EdgedError, StoreError
 from edged.models.casework import Case
-from edged.models.desired import Cancel, parse_command
-from edged.models.hearing import Hearing
-from edged.models.inbox import Arrival, Inbox
+from edged.models.inbox import Inbox
 from edged.models.journal import Journal
-from edged.models.pursuit import Clock, cancel, roll_back
+from edged.models.listener import Listener
+from edged.models.pursuit import Clock
 from edged.models.records import Moment, Result
 from edged.models.recovery import healthy
 from edged.models.task import Spawn
 
 log = logging.getLogger(__name__)
 
-# What arrives together after a connection is made is looked at together.
-SETTLE_S = 2.0
 _TICK_S = 0.2
 _IDLE_TICK_S = 1.0
-_MESSAGE_S = 1.0  # between two writes for messages, two of progress, two on `error`
+_PROGRESS_S = 1.0
 _REPORT_AGAIN_S = 5.0
 _ANSWER_S = 30.0
 _MOST_CALLS = 16
@@ -59,7 +56,11 @@ class Voice(Protocol):
         ...
 
     def result(self, model: str, result: Result) -> bool:
-        """Say how a deployment ended; return whether that cannot get lost any more."""
+        """Say how a deployment ended; return whether that cannot get lost any more.
+
+        Raises:
+            StoreError: it cannot be said, however often it is tried.
+        """
         ...
 
 
@@ -106,24 +107,23 @@ class Updater:
         spawn: Spawn,
     ) -> None:
         self.cases = cases
-        self._inbox = inbox
         self._voice = voice
         self._duties = duties
-        self._clock = clock
-        self._moment = moment
         self._monotonic = monotonic
         self._spawn = spawn
         self._calls: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._bell = threading.Event()
         self._stopping = threading.Event()
         now_s = monotonic()
-        self._hearings = {name: Hearing() for name in cases}
-        self._write_s: float | None = None  # when what has been heard is written
-        self._written_s = self._obeyed_s = float("-inf")
-        self._error_s = self._progress_s = float("-inf")
+        self._listener = Listener(
+            cases, inbox, voice.error, clock=clock, moment=moment, monotonic=monotonic
+        )
+        self._progress_s = float("-inf")
         self._report_s = now_s
         self._poll_s = now_s + min(duties.poll_s, _FIRST_POLL_S) * random.random()  # noqa: S311
         self._polling = False
+        # They stay unreported: the next start, or a reload that makes room, says them.
+        self._unsayable: set[tuple[str, str]] = set()
         self._latest: Mapping[str, str] = {}
         self._told: dict[str, tuple[Journal, str | None]] = {}
         self._untidy = set(cases)
@@ -175,20 +175,16 @@ class Updater:
         while not self._stopping.is_set():
             self.turn()
             busy = any(case.journal.current is not None for case in self.cases.values())
-            self._bell.wait(_TICK_S if busy or self._hears else _IDLE_TICK_S)
+            self._bell.wait(_TICK_S if busy or self._listener.waits else _IDLE_TICK_S)
             self._bell.clear()
-        for name, case in self.cases.items():
+        for case in self.cases.values():
             case.stop()
-            self._keep(name)
-            # After a reload there is another updater, and the broker says nothing twice.
-            self._inbox.put_back(self._hearings[name].left())
+        self._listener.end()
 
     def turn(self) -> None:
         """Do all that can be done now."""
         self._answer()
-        self._listen()
-        self._obey()
-        self._write()
+        self._listener.turn()
         for name, case in self.cases.items():
             others = (other for model, other in self.cases.items() if model != name)
             case.step(stage_free=not any(other.tries for other in others))
@@ -206,120 +202,38 @@ class Updater:
             except EdgedError as error:
                 future.set_exception(error)
 
-    @property
-    def _hears(self) -> bool:
-        return any(hearing.waits for hearing in self._hearings.values())
-
-    def _listen(self) -> None:
-        """Look at what is wanted; nothing is written yet."""
-        for arrival in self._inbox.desired():
-            self._hear(arrival)
-
-    def _hear(self, arrival: Arrival) -> None:
-        address = arrival.address
-        try:
-            if arrival.refused is not None:
-                raise arrival.refused
-            if address is None or address.model not in self.cases:
-                arrival.message.acknowledge()  # its journal must not be written
-                return
-            journal = self.cases[address.model].journal
-            self._hearings[address.model].hear(journal, address.source, arrival, self._clock())
-        except MessageError as error:
-            self._refuse(arrival, error)
-
-    def _write(self) -> None:
-        """Write what has been heard, once it has settled, and at most once a second."""
-        now_s = self._monotonic()
-        if not self._hears:
-            self._write_s = None
-            return
-        if self._write_s is None:
-            self._write_s = max(now_s + SETTLE_S, self._written_s + _MESSAGE_S)
-        if now_s >= self._write_s:
-            self._write_s, self._written_s = None, now_s
-            for name, hearing in self._hearings.items():
-                for arrival in hearing.early():
-                    self._hear(arrival)
-                self._keep(name)
-
-    def _keep(self, name: str) -> None:
-        case, hearing = self.cases[name], self._hearings[name]
-        try:
-            case.write(hearing.over(case.journal))
-            hearing.written()
-        except StoreError as error:
-            log.error("model %s: %s", name, error.explain())
-
-    def _obey(self) -> None:
-        """Carry out commands, on top of what has been heard before; one write a second."""
-        now_s = self._monotonic()
-        if now_s < self._obeyed_s + _MESSAGE_S:
-            return
-        given: dict[str, list[Arrival]] = {}
-        for arrival in self._inbox.commands():
-            if arrival.address is None or arrival.address.model not in self.cases:
-                arrival.message.acknowledge()
-            else:
-                given.setdefault(arrival.address.model, []).append(arrival)
-        for name, arrivals in given.items():
-            self._obeyed_s = now_s
-            self._carry_out(name, arrivals)
-
-    def _carry_out(self, name: str, arrivals: list[Arrival]) -> None:
-        case, hearing = self.cases[name], self._hearings[name]
-        journal, obeyed = hearing.over(case.journal), []
-        for arrival in arrivals:
-            try:
-                journal = self._commanded(journal, arrival)
-                obeyed.append(arrival)
-            except MessageError as error:
-                self._refuse(arrival, error)
-        try:
-            case.write(journal)
-        except StoreError as error:
-            log.error("model %s: %s", name, error.explain())
-            self._inbox.put_back(obeyed)
-            return
-        hearing.written()
-        for arrival in obeyed:
-            arrival.message.acknowledge()
-
-    def _commanded(self, journal: Journal, arrival: Arrival) -> Journal:
-        if arrival.refused is not None:
-            raise arrival.refused
-        command = parse_command(arrival.message.payload)
-        if isinstance(command, Cancel):
-            return cancel(journal, command, self._moment().now_ms)
-        return roll_back(journal, command, self._moment())
-
-    def _refuse(self, arrival: Arrival, error: MessageError) -> None:
-        """Answer what cannot be taken: it would be no better if it came again."""
-        topic, now_s = arrival.message.topic, self._monotonic()
-        if now_s >= self._error_s + _MESSAGE_S:
-            self._error_s = now_s
-            self._voice.error(topic, error.reason, error.explain())
-            log.warning("%s: %s (%s)", topic, error.explain(), error.reason)
-        arrival.message.acknowledge()
-
     def _report(self) -> None:
         """Put results into the outbox, which keeps them until the broker has them."""
         if self._monotonic() < self._report_s:
             return
-        for case in self.cases.values():
+        for name, case in self.cases.items():
             for result in case.journal.unreported():
-                try:
-                    if self._voice.result(case.journal.model, result):
-                        case.write(case.journal.reported(result.deployment_id))
-                        continue
-                except StoreError as error:
-                    log.error("model %s: %s", case.journal.model, error.explain())
-                self._report_s = self._monotonic() + _REPORT_AGAIN_S
-                return
+                if (name, result.deployment_id) not in self._unsayable and not self._said(
+                    case, result
+                ):
+                    self._report_s = self._monotonic() + _REPORT_AGAIN_S
+                    return
+
+    def _said(self, case: Case, result: Result) -> bool:
+        """Say how a deployment ended; return whether the next one's turn has come."""
+        name = case.journal.model
+        try:
+            safe = self._voice.result(name, result)
+        except StoreError as error:
+            log.error("model %s, result of %s: %s", name, result.deployment_id, error.explain())
+            self._unsayable.add((name, result.deployment_id))
+            return True
+        try:
+            if safe:
+                case.write(case.journal.reported(result.deployment_id))
+        except StoreError as error:
+            log.error("model %s: %s", name, error.explain())
+            return False
+        return safe
 
     def _tell(self) -> None:
         now_s = self._monotonic()
-        progress_due = now_s >= self._progress_s + _MESSAGE_S
+        progress_due = now_s >= self._progress_s + _PROGRESS_S
         for name, case in self.cases.items():
             said = (case.journal, self._latest.get(name))
             if self._told.get(name) != said:

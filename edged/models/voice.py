@@ -46,7 +46,11 @@ class MqttVoice:
         self._session.publish(self._topics.update(model, "progress"), payload, qos=0)
 
     def result(self, model: str, result: Result) -> bool:
-        """Say how a deployment ended; return whether that cannot get lost any more."""
+        """Say how a deployment ended; return whether that cannot get lost any more.
+
+        Raises:
+            StoreError: `outbox_too_small`: it cannot be said.
+        """
         return self._session.publish_durable(
             self._topics.update(model, "result"),
             encode_result(model, result),

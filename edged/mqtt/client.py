@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from edged.config import MqttConfig
-from edged.errors import DeviceError
+from edged.errors import DeviceError, StoreError
 from edged.mqtt import reasons
 from edged.mqtt.connection import Connection
 from edged.mqtt.inbound import Inbound
@@ -204,11 +204,19 @@ class Session:
             Whether it is on disk, or acknowledged. If not it is in memory only: say it again.
 
         Raises:
+            StoreError: `outbox_too_small`: it was dropped, and would be if it were said again.
             ValueError: a wildcard in `topic`.
         """
         _check_topic(topic)
-        if self._traffic.publish(Entry(topic, payload, 1, False, self._monotonic(), "result", key)):
+        entry = Entry(topic, payload, 1, False, self._monotonic(), "result", key)
+        if self._traffic.publish(entry):
             self._wake.set()
+        if entry.too_large:
+            raise StoreError(
+                "outbox_too_small",
+                f"{topic}: {entry.size_bytes} bytes are more than outbox or broker take.",
+                advice="Raise outbox_bytes under [mqtt], or the broker's largest packet.",
+            )
         return self._spool is not None and self._spool.settle(limit_s)
 
     def set_retained(self, topic: str, payload: bytes) -> None:

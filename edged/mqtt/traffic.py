@@ -256,6 +256,7 @@ class Traffic:
     def _send(self, line: Line, entry: Entry) -> None:
         if not line.fits(entry.topic, entry.payload):
             self._refuse(0x95, entry.topic)
+            entry.too_large = True
             if entry.qos == 1:
                 self._outbox.forget(entry)
             return
