@@ -64,6 +64,7 @@ class Device:
         self.errors: list[tuple[str, str]] = []
         self.broker_writes = True
         self.outbox_small = False
+        self.online = True
         self.saves = 0
         self.crash_after: int | None = None
         self.delivered = 0
@@ -161,8 +162,10 @@ class Device:
 
     # The voice
 
-    def error(self, topic: str, reason: str, detail: str) -> None:
-        self.errors.append((topic, reason))
+    def error(self, topic: str, reason: str, detail: str) -> bool:
+        if self.online:
+            self.errors.append((topic, reason))
+        return self.online
 
     def journal(self, journal: Journal, latest: str | None) -> None:
         self.said.append(encode_state(journal))
@@ -518,9 +521,21 @@ def test_what_is_refused_is_acknowledged_and_does_not_hold_up_the_rest(device: D
     numbers = [device.arrive(DESIRED.format("birds"), b"{") for _ in range(5)]
     numbers += [device.arrive(COMMAND.format("birds"), b"{") for _ in range(5)]
     numbers.append(device.arrive("edged/porch/update/cats/desired", b"{}"))
+    device.online = False
     device.updater.turn()
     assert sorted(device.acknowledged) == numbers
-    assert len(device.errors) == 1
+    assert device.errors == []
+    device.online = True
+    for _ in range(3):
+        device.updater.turn()
+    assert len(device.errors) == 1, "one a second"
+    device.settle_down()
+    assert len(device.errors) == len(numbers)
+    for _ in range(1000):
+        device.arrive(DESIRED.format("birds"), b"{")
+        device.updater.turn()
+    device.settle_down()
+    assert len(device.errors) < 2 * len(numbers) + 10, "of a flood, some"
 
 
 def test_a_cancel_right_after_its_desired_finds_it(device: Device) -> None:

@@ -7,6 +7,7 @@ second for it, and answers once a second.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from edged.errors import MessageError, StoreError
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 # What arrives together after a connection is made is looked at together.
 SETTLE_S = 2.0
 _MESSAGE_S = 1.0  # between two writes for messages, two for commands, two answers
+# What was retained arrives before a connection takes answers; of a flood, some are answered.
+_MOST_REFUSED = 16
 
 
 class Listener:
@@ -31,7 +34,8 @@ class Listener:
     Args:
         cases: by model name.
         inbox: what arrives.
-        answer: tells topic, reason and detail of a message that cannot be taken.
+        answer: tells topic, reason and detail of a message that cannot be taken; returns whether
+            there is anybody to tell it to.
         clock: the wall clock.
         moment: when something begins.
         monotonic: seconds.
@@ -41,7 +45,7 @@ class Listener:
         self,
         cases: Mapping[str, Case],
         inbox: Inbox,
-        answer: Callable[[str, str, str], None],
+        answer: Callable[[str, str, str], bool],
         *,
         clock: Callable[[], Clock],
         moment: Callable[[], Moment],
@@ -54,6 +58,7 @@ class Listener:
         self._moment = moment
         self._monotonic = monotonic
         self._hearings = {name: Hearing() for name in cases}
+        self._refused: deque[tuple[str, MessageError]] = deque()
         self._write_s: float | None = None  # when what has been heard is written
         self._written_s = self._obeyed_s = self._answered_s = float("-inf")
 
@@ -62,6 +67,7 @@ class Listener:
         self._listen()
         self._obey()
         self._write()
+        self._reply()
 
     def end(self) -> None:
         """Write what has been heard; what cannot be written stays in the inbox.
@@ -161,10 +167,17 @@ class Listener:
         return roll_back(journal, command, self._moment())
 
     def _refuse(self, arrival: Arrival, error: MessageError) -> None:
-        """Answer what cannot be taken: it would be no better if it came again."""
-        topic, now_s = arrival.message.topic, self._monotonic()
-        if now_s >= self._answered_s + _MESSAGE_S:
-            self._answered_s = now_s
-            self._answer(topic, error.reason, error.explain())
-            log.warning("%s: %s (%s)", topic, error.explain(), error.reason)
+        """Have a message answered that cannot be taken: it would be no better if it came again."""
+        if len(self._refused) < _MOST_REFUSED:
+            self._refused.append((arrival.message.topic, error))
         arrival.message.acknowledge()
+
+    def _reply(self) -> None:
+        now_s = self._monotonic()
+        if not self._refused or now_s < self._answered_s + _MESSAGE_S:
+            return
+        topic, error = self._refused[0]
+        if self._answer(topic, error.reason, error.explain()):
+            self._refused.popleft()
+            self._answered_s = now_s
+            log.warning("%s: %s (%s)", topic, error.explain(), error.reason)

@@ -43,8 +43,8 @@ T = TypeVar("T")
 class Voice(Protocol):
     """Tells the world; never waits for the network."""
 
-    def error(self, topic: str, reason: str, detail: str) -> None:
-        """Answer a message that cannot be taken."""
+    def error(self, topic: str, reason: str, detail: str) -> bool:
+        """Answer a message that cannot be taken; return whether anybody can hear it."""
         ...
 
     def journal(self, journal: Journal, latest: str | None) -> None:

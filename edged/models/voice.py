@@ -30,9 +30,12 @@ class MqttVoice:
         self._session = session
         self._topics = topics
 
-    def error(self, topic: str, reason: str, detail: str) -> None:
-        """Answer a message that cannot be taken."""
+    def error(self, topic: str, reason: str, detail: str) -> bool:
+        """Answer a message that cannot be taken; return whether anybody can hear it."""
+        if not self._session.online:
+            return False
         self._session.publish(self._topics.error, encode_error(topic, reason, detail), qos=0)
+        return True
 
     def journal(self, journal: Journal, latest: str | None) -> None:
         """Tell how deployments and versions of a model stand."""

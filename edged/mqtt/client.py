@@ -102,10 +102,9 @@ class Session:
         self._handlers[topic] = handler
 
     def on_stray(self, handler: Handler) -> None:
-        """Have `handler` called with what arrives on other topics; before `start`.
+        """Have `handler` called with what an earlier configuration subscribed to; before `start`.
 
-        The broker may still hold a subscription of an earlier configuration. It ends with the
-        first message.
+        The subscription ends with the first message.
         """
         self._stray = handler
 
@@ -171,6 +170,11 @@ class Session:
             handler_errors=self._handler_errors,
             spool_trouble=None if self._spool is None else self._spool.trouble,
         )
+
+    @property
+    def online(self) -> bool:
+        """Whether the device has said so; before, what is published at QoS 0 is dropped."""
+        return self._traffic.online
 
     def publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool = False, kind: Kind = "other"

@@ -193,6 +193,11 @@ class Traffic:
             self._say(line, self._available, OFFLINE)
 
     @property
+    def online(self) -> bool:
+        """Whether `online` was said on the present line, so that QoS 0 goes out."""
+        return self._line is not None and self._born
+
+    @property
     def drained(self) -> bool:
         """Whether nothing is waiting and all that was sent has been acknowledged."""
         with self._lock:
