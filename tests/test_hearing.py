@@ -160,7 +160,7 @@ def test_without_a_clock_it_waits_unacknowledged():
     ear.hear("d2", 2, clock=ASLEEP)
     ear.write()
     assert ear.done == ["d1"]
-    assert ear.hearing.waits
+    assert not ear.hearing.waits, "there is nothing to write"
     (early,) = ear.hearing.early()
     ear.hearing.hear(ear.journal, Source.DEVICE, early, CLOCK)
     ear.write()

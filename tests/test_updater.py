@@ -65,6 +65,7 @@ class Device:
         self.broker_writes = True
         self.outbox_small = False
         self.online = True
+        self.synced, self.clock_ms = True, NOW_MS
         self.saves = 0
         self.crash_after: int | None = None
         self.delivered = 0
@@ -98,7 +99,7 @@ class Device:
             self.inbox,
             self,  # type: ignore[arg-type]  # plays the voice
             Duties(None, 3600.0, lambda name: self.log.append(f"tidy {name}")),
-            clock=lambda: Clock(NOW_MS, synced=True),
+            clock=lambda: Clock(self.clock_ms, self.synced),
             moment=lambda: Moment(NOW_MS, BOOT),
             monotonic=lambda: self.now_s,
             spawn=self.tasks.append,
@@ -536,6 +537,19 @@ def test_what_is_refused_is_acknowledged_and_does_not_hold_up_the_rest(device: D
         device.updater.turn()
     device.settle_down()
     assert len(device.errors) < 2 * len(numbers) + 10, "of a flood, some"
+
+
+def test_without_a_clock_it_is_heard_once_it_is_set_and_settles_then(device: Device) -> None:
+    device.synced = False
+    message = {"deployment_id": "d1", "version": "1.4.0", "order": NOW_MS + 2**50}
+    number = device.arrive(DESIRED.format("birds"), orjson.dumps(message))
+    device.settle_down()
+    assert (device.acknowledged, device.errors, device.state()) == ([], [], None)
+    device.clock_ms += 2**50
+    device.synced = True
+    device.settle_down()
+    assert device.acknowledged == [number]
+    assert device.ended("d1")["status"] == "SUCCEEDED"
 
 
 def test_a_cancel_right_after_its_desired_finds_it(device: Device) -> None:

@@ -27,8 +27,8 @@ class Hearing:
 
     @property
     def waits(self) -> bool:
-        """Whether anything has been said that is not written."""
-        return bool(self._heard or self._early)
+        """Whether anything has been said that can be written."""
+        return bool(self._heard)
 
     def hear(self, journal: Journal, source: Source, arrival: Arrival, clock: Clock) -> None:
         """Take a Desired.

@@ -60,7 +60,7 @@ class Listener:
         self._hearings = {name: Hearing() for name in cases}
         self._refused: deque[tuple[str, MessageError]] = deque()
         self._write_s: float | None = None  # when what has been heard is written
-        self._written_s = self._obeyed_s = self._answered_s = float("-inf")
+        self._written_s = self._obeyed_s = self._answered_s = self._asked_s = float("-inf")
 
     def turn(self) -> None:
         """Take in what has arrived, as far as it is time to."""
@@ -84,9 +84,15 @@ class Listener:
         return any(hearing.waits for hearing in self._hearings.values())
 
     def _listen(self) -> None:
-        """Look at what is wanted; nothing is written yet."""
+        """Look at what is wanted, once more at what waits for the clock; nothing is written yet."""
         for arrival in self._inbox.desired():
             self._hear(arrival)
+        now_s = self._monotonic()
+        if now_s >= self._asked_s + _MESSAGE_S:
+            self._asked_s = now_s
+            for hearing in self._hearings.values():
+                for arrival in hearing.early():
+                    self._hear(arrival)
 
     def _hear(self, arrival: Arrival) -> None:
         address = arrival.address
@@ -111,9 +117,7 @@ class Listener:
             self._write_s = max(now_s + SETTLE_S, self._written_s + _MESSAGE_S)
         if now_s >= self._write_s:
             self._write_s, self._written_s = None, now_s
-            for name, hearing in self._hearings.items():
-                for arrival in hearing.early():
-                    self._hear(arrival)
+            for name in self._hearings:
                 self._keep(name)
 
     def _keep(self, name: str) -> None:
