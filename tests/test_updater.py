@@ -561,6 +561,12 @@ def test_a_cancel_right_after_its_desired_finds_it(device: Device) -> None:
     assert device.errors == []
     assert len(device.acknowledged) == 2
 
+    # What comes next settles for as long as ever.
+    message |= {"deployment_id": "d2", "order": NOW_MS + 1}
+    device.arrive(DESIRED.format("birds"), orjson.dumps(message))
+    device.updater.turn()
+    assert device.at().desired[0].deployment_id == "d1"
+
 
 def test_commands_are_written_once_a_second(device: Device) -> None:
     device.settle_down()
