@@ -209,7 +209,7 @@ def test_an_old_message_without_order_stays_old_after_its_result_is_forgotten():
 def test_ids_without_order_are_bounded():
     journal = Journal("birds")
     for number in range(UNDATED + 5):
-        journal = journal.without_order(f"d{number}")
+        journal = journal.hearing_undated(f"d{number}", "1.4.0")
     assert len(journal.undated) == len(set(journal.undated)) == UNDATED
     assert len(encode_journal(journal)) < 21_000
 

@@ -51,8 +51,8 @@ class Journal:
         current: the deployment under way; None is IDLE.
         desired: one per source.
         history: finished deployments, oldest first.
-        undated: ids of Desired without an order, as `fingerprint`, oldest first: nothing else says
-            of one that comes again that it is old, long after its result is forgotten.
+        undated: Desired without an order, as `fingerprint`, oldest first: nothing else says of one
+            that comes again that it is old, long after its result is forgotten.
     """
 
     model: str
@@ -127,9 +127,14 @@ class Journal:
         others = [known for known in self.desired if known.source is not held.source]
         return replace(self, desired=tuple(sorted([*others, held], key=_precedence)))
 
-    def without_order(self, deployment_id: str) -> Journal:
-        """Return the journal that remembers an id for longer than its result."""
-        return replace(self, undated=(*self.undated, fingerprint(deployment_id))[-UNDATED:])
+    def heard_undated(self, deployment_id: str, version: str | None) -> bool:
+        """Say whether this was wanted before in a message without an order."""
+        return fingerprint(deployment_id, version) in self.undated
+
+    def hearing_undated(self, deployment_id: str, version: str | None) -> Journal:
+        """Return the journal that remembers so for longer than a result."""
+        heard = (*self.undated, fingerprint(deployment_id, version))
+        return replace(self, undated=heard[-UNDATED:])
 
     def recorded(self, result: Result) -> Journal:
         """Return the journal with one more finished deployment.
@@ -153,9 +158,9 @@ class Journal:
         return replace(self, history=tuple(history))
 
 
-def fingerprint(deployment_id: str) -> str:
-    """Return what `undated` has of an id: 64 bits in hexadecimal."""
-    return hashlib.sha256(deployment_id.encode()).hexdigest()[:16]
+def fingerprint(deployment_id: str, version: str | None) -> str:
+    """Return what `undated` has of a Desired: 64 bits in hexadecimal."""
+    return hashlib.sha256(f"{deployment_id}:{version}".encode()).hexdigest()[:16]
 
 
 def encode_journal(journal: Journal) -> bytes:

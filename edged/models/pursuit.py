@@ -12,7 +12,7 @@ from enum import StrEnum
 from edged.errors import MessageError
 from edged.models.deployment import advance, begin, return_to, superseded
 from edged.models.desired import Cancel, Desired, RollBack, Source, in_rollout
-from edged.models.journal import Journal, fingerprint
+from edged.models.journal import Journal
 from edged.models.records import BEFORE_TRIAL, Held, Moment, Origin, Release, Result, State, Status
 from edged.models.transitions import Event, Kind, Reason
 from edged.models.version import Version
@@ -62,10 +62,11 @@ def receive(
         undated = desired.order_ms is None and not clock.synced
         return journal, Receipt.CLOCK if undated else Receipt.OLD
     if desired.order_ms is None:
-        if fingerprint(desired.deployment_id) in journal.undated or (known and held is not None):
+        heard = journal.heard_undated(desired.deployment_id, desired.version)
+        if heard or (known and held is not None):
             # Re-delivered without an order: nothing says that it is later than what is held.
             return journal, Receipt.KNOWN
-        journal = journal.without_order(desired.deployment_id)
+        journal = journal.hearing_undated(desired.deployment_id, desired.version)
     new = Held(source, desired.deployment_id, desired.version, order_ms, desired.percent)
     return journal.holding(new), Receipt.RECORDED
 
