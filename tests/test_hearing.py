@@ -7,16 +7,20 @@ import json
 from dataclasses import replace
 
 import pytest
+from sim.broker import Subscriber, wait_for
 from sim.journals import CLOCK, NOW_MS, SETTLED, run_through, wants
 
+from edged.config import MqttConfig
 from edged.errors import MessageError
 from edged.models.desired import Source, addresses
 from edged.models.hearing import Hearing
 from edged.models.inbox import MOST, Arrival, Inbox
 from edged.models.journal import UNDATED, Journal, encode_journal, parse_journal
 from edged.models.pursuit import Clock, Receipt
+from edged.mqtt.client import Session
 from edged.mqtt.connection import INBOUND_WINDOW
 from edged.mqtt.inbound import Inbound
+from edged.mqtt.messages import Topics
 
 KNOWN = addresses("edged", "porch", ("g",), ("birds",))
 TOPICS = {
@@ -285,3 +289,32 @@ def test_who_begins_to_listen_is_told_that_something_may_wait():
     assert rung == [1]
     drop_in(inbox, TOPICS[Source.ALL], "next", done)
     assert rung == [1, 1]
+
+
+# --- with a broker ----------------------------------------------------------------------------
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_more_than_the_broker_sends_unacknowledged_is_heard_before_any_is_written(broker, version):
+    inbox, hearing = box()[0], Hearing()
+    session = Session(MqttConfig(port=broker.port, version=version), Topics("edged", "porch"))
+    session.subscribe(TOPICS[Source.DEVICE], inbox.arrived)
+    session.start()
+    operator = Subscriber(broker.port, "edged/+/available").connect()
+
+    def wanted() -> list[str]:
+        for arrival in inbox.desired():
+            hearing.hear(SETTLED, Source.DEVICE, arrival, CLOCK)
+        return [held.deployment_id for held in hearing.over(SETTLED).desired]
+
+    try:
+        operator.wait_for("edged/porch/available", b"online")
+        for number in range(200):
+            message = {"deployment_id": f"d{number}", "version": "1.4.0", "order": NOW_MS + number}
+            operator.publish(TOPICS[Source.DEVICE], json.dumps(message).encode())
+        wait_for("the last", lambda: wanted() == ["d199"])
+        assert hearing.waits
+    finally:
+        operator.close()
+        session.stop(5.0)
