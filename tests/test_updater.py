@@ -552,6 +552,23 @@ def test_without_a_clock_it_is_heard_once_it_is_set_and_settles_then(device: Dev
     assert device.ended("d1")["status"] == "SUCCEEDED"
 
 
+@pytest.mark.parametrize(
+    ("parser", "topic"),
+    [("hearing.parse_desired", DESIRED), ("listener.parse_command", COMMAND)],
+)
+def test_a_bug_that_a_message_finds_is_not_found_at_every_start(
+    device: Device, monkeypatch: pytest.MonkeyPatch, parser: str, topic: str
+) -> None:
+    def buggy(payload: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(f"edged.models.{parser}", buggy)
+    number = device.arrive(topic.format("birds"), b"{}")
+    with pytest.raises(ZeroDivisionError):
+        device.updater.turn()
+    assert device.acknowledged == [number]
+
+
 def test_a_cancel_right_after_its_desired_finds_it(device: Device) -> None:
     message = {"deployment_id": "d1", "version": "1.4.0", "order": NOW_MS}
     device.arrive(DESIRED.format("birds"), orjson.dumps(message))

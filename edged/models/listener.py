@@ -106,6 +106,10 @@ class Listener:
             self._hearings[address.model].hear(journal, address.source, arrival, self._clock())
         except MessageError as error:
             self._refuse(arrival, error)
+        except Exception:
+            # A bug ends the process, and must not come again with every start.
+            arrival.message.acknowledge()
+            raise
 
     def _write(self) -> None:
         """Write what has been heard, once it has settled, and at most once a second."""
@@ -152,6 +156,9 @@ class Listener:
                 obeyed.append(arrival)
             except MessageError as error:
                 self._refuse(arrival, error)
+            except Exception:
+                arrival.message.acknowledge()
+                raise
         try:
             case.write(journal)
         except StoreError as error:
