@@ -96,14 +96,15 @@ class Listener:
 
     def _hear(self, arrival: Arrival) -> None:
         address = arrival.address
+        if arrival.refused is not None:
+            self._refuse(arrival, arrival.refused)
+            return
+        if address is None or address.model not in self._cases:
+            arrival.message.acknowledge()  # its journal must not be written
+            return
+        journal, hearing = self._cases[address.model].journal, self._hearings[address.model]
         try:
-            if arrival.refused is not None:
-                raise arrival.refused
-            if address is None or address.model not in self._cases:
-                arrival.message.acknowledge()  # its journal must not be written
-                return
-            journal = self._cases[address.model].journal
-            self._hearings[address.model].hear(journal, address.source, arrival, self._clock())
+            hearing.hear(journal, address.source, arrival, self._clock())
         except MessageError as error:
             self._refuse(arrival, error)
         except Exception:
