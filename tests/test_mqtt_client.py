@@ -392,7 +392,7 @@ def test_a_client_that_is_gone_is_not_kept_by_what_it_delivered(
     broker, subscriber, session, network
 ):
     proxy = network(Proxy, broker.port)
-    device, got = listen(session, proxy.port, "5", "in")
+    _, got = listen(session, proxy.port, "5", "in")
     subscriber.publish("in", b"1")
     wait_for("it", lambda: len(got) == 1)
     gc.disable()
@@ -404,7 +404,6 @@ def test_a_client_that_is_gone_is_not_kept_by_what_it_delivered(
         assert len(list(Path("/proc/self/fd").iterdir())) - before < 5
     finally:
         gc.enable()
-    assert device.status().connects == 7
 
 
 def test_a_subscription_of_an_earlier_configuration_is_ended(broker, subscriber, session):
