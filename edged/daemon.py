@@ -165,8 +165,11 @@ class Daemon:
         return 0 if self._crashed is None else 1
 
     def _listen(self, session: Session, frame: Frame, config: Config) -> None:
-        for topic in update_topics(config):
+        topics = update_topics(config)
+        frame.inbox.know(topics)
+        for topic in topics:
             session.subscribe(topic, frame.inbox.arrived)
+        session.on_stray(frame.inbox.arrived)
 
     def _supervise(self, assembly: Assembly, frame: Frame) -> Assembly:
         while not self._stop_cause and self._crashed is None:

@@ -85,7 +85,6 @@ class Updates:
         self._boot_id = boot_id
         self._store = store
         self._inbox = inbox
-        self._known = update_topics(config)
         root, self.off = _root(config)
         repositories = _Repositories(config, store.staging, root, self.off)
         acts = LiveActs(config, store, loader, stage, repositories.remote)
@@ -124,7 +123,7 @@ class Updates:
             active = VersionState(release.version, release.sha256, release.since_ms / 1000)
             state = encode_model_state(ModelState(name, active=active))
             self._session.set_retained(self._topics.model(name), state)
-        self._inbox.listen(self._known, self.updater.ring)
+        self._inbox.call(self.updater.ring)
         self.updater.start()
 
     def ask_to_stop(self) -> None:

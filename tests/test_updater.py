@@ -26,13 +26,15 @@ from edged.models.desired import addresses
 from edged.models.findings import found, restored, validated
 from edged.models.inbox import Inbox
 from edged.models.journal import Journal, encode_journal, parse_journal
+from edged.models.listener import SETTLE_S
 from edged.models.pursuit import Clock
 from edged.models.records import Moment, Result, State, Status
 from edged.models.recovery import BootFacts, recover
 from edged.models.task import Task
 from edged.models.transitions import Event, Kind
 from edged.models.trial import Verdict
-from edged.models.updater import SETTLE_S, Duties, Updater
+from edged.models.updater import Duties, Updater
+from edged.mqtt.inbound import Inbound
 from edged.mqtt.updates import encode_result, encode_state
 
 DESIRED = "edged/porch/update/{}/desired"
@@ -61,8 +63,13 @@ class Device:
         self.said: list[bytes] = []
         self.errors: list[tuple[str, str]] = []
         self.broker_writes = True
+        self.outbox_small = False
+        self.online = True
+        self.synced, self.clock_ms = True, NOW_MS
         self.saves = 0
         self.crash_after: int | None = None
+        self.delivered = 0
+        self.acknowledged: list[int] = []
         self.start()
 
     def start(self, *, clean: bool = True) -> None:
@@ -86,13 +93,13 @@ class Device:
             recovered = recover(journal, BootFacts(BOOT, clean, None), NOW_MS)
             self.disk[name] = encode_journal(recovered)
             cases[name] = Case(recovered, world)
-        self.inbox.listen(addresses("edged", DEVICE, (), cases), lambda: None)
+        self.inbox.know(addresses("edged", DEVICE, (), cases))
         self.updater = Updater(
             cases,
             self.inbox,
             self,  # type: ignore[arg-type]  # plays the voice
             Duties(None, 3600.0, lambda name: self.log.append(f"tidy {name}")),
-            clock=lambda: Clock(NOW_MS, synced=True),
+            clock=lambda: Clock(self.clock_ms, self.synced),
             moment=lambda: Moment(NOW_MS, BOOT),
             monotonic=lambda: self.now_s,
             spawn=self.tasks.append,
@@ -156,8 +163,10 @@ class Device:
 
     # The voice
 
-    def error(self, topic: str, reason: str, detail: str) -> None:
-        self.errors.append((topic, reason))
+    def error(self, topic: str, reason: str, detail: str) -> bool:
+        if self.online:
+            self.errors.append((topic, reason))
+        return self.online
 
     def journal(self, journal: Journal, latest: str | None) -> None:
         self.said.append(encode_state(journal))
@@ -168,22 +177,34 @@ class Device:
     def result(self, model: str, result: Result) -> bool:
         if not self.broker_writes:
             return False
+        if self.outbox_small:
+            self.errors.append((result.deployment_id, "outbox_too_small"))
+            raise StoreError("outbox_too_small", "no room")
         payload = encode_result(model, result)
         assert self.outbox.setdefault(f"{model}/{result.deployment_id}", payload) == payload
         return True
 
     # What happens to it
 
+    def arrive(self, topic: str, payload: bytes, *, retained: bool = False, qos: int = 1) -> int:
+        """Deliver a message; return its number, which `acknowledged` has when it is."""
+        self.delivered += 1
+        number = self.delivered
+        done = (lambda: self.acknowledged.append(number)) if qos else None
+        self.inbox.arrived(Inbound(topic, payload, retained, done))
+        return number
+
     def want(self, an_id: str, version: str | None, model: str = "birds", order: int = 1) -> None:
         message = {"deployment_id": an_id, "version": version, "order": NOW_MS + order}
-        self.inbox.arrived(DESIRED.format(model), orjson.dumps(message), True)
+        self.arrive(DESIRED.format(model), orjson.dumps(message), retained=True)
         self.updater.turn()
         self.now_s += SETTLE_S
         self.updater.turn()
 
     def cancel(self, deployment_id: str, model: str = "birds") -> None:
         message = {"id": "c", "action": "cancel", "deployment_id": deployment_id}
-        self.inbox.arrived(COMMAND.format(model), orjson.dumps(message), False)
+        self.arrive(COMMAND.format(model), orjson.dumps(message))
+        self.now_s += 1.0
         self.updater.turn()
 
     def work(self) -> None:
@@ -435,10 +456,10 @@ def test_a_roll_back_goes_on_to_what_is_usable(device: Device) -> None:
 
 def test_a_command_rolls_back(device: Device) -> None:
     command = {"id": "r1", "action": "rollback", "from_version": "1.3.0"}
-    device.inbox.arrived(COMMAND.format("birds"), orjson.dumps(command), True)
+    device.arrive(COMMAND.format("birds"), orjson.dumps(command), retained=True)
     device.settle_down()
     assert not device.outbox, "a retained command is for somebody else's time"
-    device.inbox.arrived(COMMAND.format("birds"), orjson.dumps(command), False)
+    device.arrive(COMMAND.format("birds"), orjson.dumps(command))
     device.settle_down()
     assert device.ended("r1")["status"] == "ROLLED_BACK"
     assert device.on_stage["birds"] == PREVIOUS.sha256
@@ -447,7 +468,7 @@ def test_a_command_rolls_back(device: Device) -> None:
 def test_a_flood_replaces_and_never_queues(device: Device) -> None:
     for order in range(1, 2000):
         message = {"deployment_id": f"d{order}", "version": "9.9.9", "order": NOW_MS + order}
-        device.inbox.arrived(DESIRED.format("birds"), orjson.dumps(message), False)
+        device.arrive(DESIRED.format("birds"), orjson.dumps(message))
     device.faults["sync"] = [FetchError("not_published", "no") for _ in range(100)]
     for _ in range(5):
         device.now_s += 1.0
@@ -456,7 +477,7 @@ def test_a_flood_replaces_and_never_queues(device: Device) -> None:
     assert device.saves <= 3
 
     for topic, payload in ((DESIRED, b"x" * 70_000), (COMMAND, b"[]")):
-        device.inbox.arrived(topic.format("birds"), payload, False)
+        device.arrive(topic.format("birds"), payload)
         device.now_s += 3.0
         device.updater.turn()
         device.now_s += 3.0
@@ -464,9 +485,138 @@ def test_a_flood_replaces_and_never_queues(device: Device) -> None:
     reasons = {reason for _, reason in device.errors}
     assert reasons == {"message_too_large", "message_malformed"}
     for _ in range(100):
-        device.inbox.arrived(COMMAND.format("birds"), b"[]", False)
+        device.arrive(COMMAND.format("birds"), b"[]")
         device.updater.turn()
     assert len(device.errors) <= 3, "at most one a second"
+
+
+def test_a_message_is_acknowledged_after_the_journal_has_it(device: Device) -> None:
+    message = {"deployment_id": "d1", "version": "1.4.0", "order": NOW_MS}
+    number = device.arrive(DESIRED.format("birds"), orjson.dumps(message))
+    device.updater.turn()
+    device.disk_full = True
+    device.now_s += SETTLE_S
+    device.updater.turn()
+    assert device.acknowledged == []
+    device.disk_full = False
+    device.now_s += 2 * SETTLE_S
+    device.updater.turn()
+    device.now_s += 2 * SETTLE_S
+    device.updater.turn()
+    assert device.acknowledged == [number]
+    assert device.at().desired[0].deployment_id == "d1"
+
+    cancel = {"id": "c", "action": "cancel", "deployment_id": "d1"}
+    device.disk_full = True
+    number = device.arrive(COMMAND.format("birds"), orjson.dumps(cancel))
+    device.updater.turn()
+    assert number not in device.acknowledged
+    device.disk_full = False
+    device.now_s += 1.0
+    device.updater.turn()
+    assert number in device.acknowledged
+    assert device.ended("d1")["status"] == "CANCELED"
+
+
+def test_what_is_refused_is_acknowledged_and_does_not_hold_up_the_rest(device: Device) -> None:
+    numbers = [device.arrive(DESIRED.format("birds"), b"{") for _ in range(5)]
+    numbers += [device.arrive(COMMAND.format("birds"), b"{") for _ in range(5)]
+    numbers.append(device.arrive("edged/porch/update/cats/desired", b"{}"))
+    device.online = False
+    device.updater.turn()
+    assert sorted(device.acknowledged) == numbers
+    assert device.errors == []
+    device.online = True
+    for _ in range(3):
+        device.updater.turn()
+    assert len(device.errors) == 1, "one a second"
+    device.settle_down()
+    assert len(device.errors) == len(numbers)
+    for _ in range(1000):
+        device.arrive(DESIRED.format("birds"), b"{")
+        device.updater.turn()
+    device.settle_down()
+    assert len(device.errors) < 2 * len(numbers) + 10, "of a flood, some"
+
+
+def test_without_a_clock_it_is_heard_once_it_is_set_and_settles_then(device: Device) -> None:
+    device.synced = False
+    message = {"deployment_id": "d1", "version": "1.4.0", "order": NOW_MS + 2**50}
+    number = device.arrive(DESIRED.format("birds"), orjson.dumps(message))
+    device.settle_down()
+    assert (device.acknowledged, device.errors, device.state()) == ([], [], None)
+    device.clock_ms += 2**50
+    device.synced = True
+    device.settle_down()
+    assert device.acknowledged == [number]
+    assert device.ended("d1")["status"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("parser", "topic"),
+    [("hearing.parse_desired", DESIRED), ("listener.parse_command", COMMAND)],
+)
+def test_a_bug_that_a_message_finds_is_not_found_at_every_start(
+    device: Device, monkeypatch: pytest.MonkeyPatch, parser: str, topic: str
+) -> None:
+    def buggy(payload: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(f"edged.models.{parser}", buggy)
+    number = device.arrive(topic.format("birds"), b"{}")
+    with pytest.raises(ZeroDivisionError):
+        device.updater.turn()
+    assert device.acknowledged == [number]
+
+
+def test_a_cancel_right_after_its_desired_finds_it(device: Device) -> None:
+    message = {"deployment_id": "d1", "version": "1.4.0", "order": NOW_MS}
+    device.arrive(DESIRED.format("birds"), orjson.dumps(message))
+    device.cancel("d1")
+    device.settle_down()
+    assert device.ended("d1")["status"] == "CANCELED"
+    assert device.errors == []
+    assert len(device.acknowledged) == 2
+
+    # What comes next settles for as long as ever.
+    message |= {"deployment_id": "d2", "order": NOW_MS + 1}
+    device.arrive(DESIRED.format("birds"), orjson.dumps(message))
+    device.updater.turn()
+    assert device.at().desired[0].deployment_id == "d1"
+
+
+def test_commands_are_written_once_a_second(device: Device) -> None:
+    device.settle_down()
+    before = device.saves
+    for number in range(50):
+        command = {"id": f"r{number}", "action": "rollback", "from_version": "9.9.9"}
+        device.arrive(COMMAND.format("birds"), orjson.dumps(command))
+        device.updater.turn()
+    assert len(device.outbox) == 1, "the first is heard at once"
+    device.now_s += 1.0
+    device.updater.turn()
+    assert len(device.outbox) == 50
+    assert device.saves - before - len(device.outbox) == 2, "beside one for each result"
+
+
+def test_what_settles_when_the_updater_ends_is_not_lost(device: Device) -> None:
+    """The connection outlives a reload: the broker would not deliver it again."""
+    for disk_full in (False, True):
+        device.disk_full = disk_full
+        an_id = f"d{disk_full:d}"
+        message = {"deployment_id": an_id, "version": "1.4.0", "order": NOW_MS + 1 + disk_full}
+        number = device.arrive(DESIRED.format("birds"), orjson.dumps(message))
+        device.updater.start()
+        wait_for("it to be heard", lambda: device.updater._listener.waits)
+        assert device.updater.stop(5.0)
+        assert (number in device.acknowledged) is not disk_full
+        assert [one.message.done is not None for one in device.inbox.desired()] == [
+            True
+        ] * disk_full
+        device.disk_full = False
+        held = parse_journal(device.disk["birds"]).desired
+        assert [one.deployment_id for one in held] == ["d0"]
+        device.start()
 
 
 def test_a_result_is_said_until_it_is_safe_and_then_never_again(device: Device) -> None:
@@ -483,6 +633,24 @@ def test_a_result_is_said_until_it_is_safe_and_then_never_again(device: Device) 
     device.start()
     device.settle_down()
     assert not device.outbox
+
+
+def test_a_result_that_cannot_be_said_is_tried_once_a_start_and_holds_up_no_other(
+    device: Device,
+) -> None:
+    device.outbox_small = True
+    device.want("d1", "1.4.0")
+    device.settle_down()
+    device.settle_down()
+    assert device.errors == [("d1", "outbox_too_small")]
+    device.outbox_small = False
+    device.want("d2", "1.5.0", order=2)
+    device.settle_down()
+    assert [one.reported for one in device.at().history] == [False, True]
+    assert list(device.outbox) == ["birds/d2"]
+    device.start()
+    device.settle_down()
+    assert list(device.outbox) == ["birds/d2", "birds/d1"]
 
 
 def deployed(device: Device) -> Device:

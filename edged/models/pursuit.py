@@ -61,9 +61,12 @@ def receive(
             return journal, Receipt.KNOWN
         undated = desired.order_ms is None and not clock.synced
         return journal, Receipt.CLOCK if undated else Receipt.OLD
-    if known and held is not None and desired.order_ms is None:
-        # Re-delivered without an order: nothing says that it is later than what is held.
-        return journal, Receipt.KNOWN
+    if desired.order_ms is None:
+        heard = journal.heard_undated(desired.deployment_id, desired.version)
+        if heard or (known and held is not None):
+            # Re-delivered without an order: nothing says that it is later than what is held.
+            return journal, Receipt.KNOWN
+        journal = journal.hearing_undated(desired.deployment_id, desired.version)
     new = Held(source, desired.deployment_id, desired.version, order_ms, desired.percent)
     return journal.holding(new), Receipt.RECORDED
 

@@ -39,7 +39,7 @@ def _try_version(
         client_id=client_id,
         version=version,
         will=None,
-        on_message=lambda _topic, _payload, _retained: None,
+        on_message=lambda _line, _message: None,
         wake=woken.set,
         connect_limit_s=limit_s,
     )
