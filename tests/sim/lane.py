@@ -50,7 +50,7 @@ _AIMED_S: dict[Order, dict[str, float]] = {
 }
 _WHOLE_S = 4.5
 _RESULT_S = 60.0
-_FORGOTTEN_S = 6.0
+_FORGOTTEN_S = 8.0
 _BALLAST_BYTES = 200_000
 _BYTES_PER_S = 400_000.0
 _ORDERS: tuple[Order, ...] = ("deploy",) * 6 + ("cancel", "rollback") * 2
@@ -146,7 +146,7 @@ class Lane:
         since, began = len(self._subscriber.messages), len(self._said())
         deployment_id = f"{order}-{self._number}"
         self._order(order, deployment_id, old.version, new.version)
-        for again in range(1 + (self._random.random() < 0.25)):
+        for again in range(1 + (self._random.random() < 0.5)):
             self._wait_for_the_moment(deployment_id, order, again=bool(again))
             self._kill(deployment_id, tally, before)
             self.device.start()
@@ -255,8 +255,8 @@ class Lane:
         self, deployment_id: str, tally: _Tally, order: Order, versions: tuple[str, str]
     ) -> bytes | None:
         """Wait for the result; an order that the device has forgotten is given again, once."""
-        began_s = time.monotonic()
-        while time.monotonic() < began_s + _RESULT_S:
+        began_s = online_s = time.monotonic()
+        while (now_s := time.monotonic()) < began_s + _RESULT_S:
             for payload in self._said():
                 if orjson.loads(payload)["deployment_id"] == deployment_id:
                     return payload
@@ -264,7 +264,9 @@ class Lane:
                 tally.wrong.append(f"the daemon ended by itself: {self.device.process.poll()}")
                 return None
             unread = self._state(deployment_id, self._journal(), told=False) == UNREAD
-            if unread and not tally.repeated and time.monotonic() > began_s + _FORGOTTEN_S:
+            if self._subscriber.of(f"{P}/available")[-1] != b"online":
+                online_s = now_s
+            if unread and not tally.repeated and now_s > online_s + _FORGOTTEN_S:
                 tally.repeated = True
                 tally.wrong.append("the order was forgotten")
                 self._order(order, deployment_id, *versions)
