@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -291,6 +292,7 @@ def test_killed_after_the_commit_the_result_arrives(
             wait_for("the commit", lambda: journal(device).result("due"))
             if moment == "sent, and not in the outbox":
                 wait_for("the result", lambda: results(subscriber, "due"))
+            time.sleep(2.5)  # longer than it waits for the disk
             device.kill()
         past = journal(device).result("due")
         assert past is not None
