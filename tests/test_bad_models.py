@@ -27,7 +27,6 @@ UNSURE = np.full((4, 1, 4), 0.25, np.float32)
 SEEN: dict[str, tuple[Callable[[], bytes], str, str, str]] = {
     "segfault-at-load": (badmodels.segfault_at_load, "", "validation_crashed", "SIGSEGV"),
     "frame-7": (lambda: badmodels.harm_at_frame(7), "", "validation_crashed", "at frame 7"),
-    "abort-at-exit": (badmodels.abort_at_exit, "", "validation_crashed", "reported success"),
     "endless": (
         lambda: badmodels.harm_when_bright(0.9, "endless"), "invoke_limit_s = 1.0",
         "validation_hung", "golden sample 0",
@@ -109,6 +108,7 @@ def marks(subscriber: Subscriber, name: str) -> list[str]:
     return [mark["mark"] for mark in said["marks"]]
 
 
+@pytest.mark.timeout(180)
 def test_what_a_child_can_see_costs_no_process(
     broker, subscriber, make, desk, factory, tmp_path
 ) -> None:
@@ -150,12 +150,35 @@ def test_what_a_child_can_see_costs_no_process(
     assert len({one["boot"] for one in made}) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_crash_after_success_costs_no_process(broker, subscriber, make, desk, factory) -> None:
+    """Its heap is spoilt; whether that shows when the child ends is up to the allocator."""
+    right = golden.golden_of(golden.load(factory), golden.colour_inputs()).outputs[0]
+    desk.publish("1.0.0", badmodels.abort_at_exit(), expected=right)
+    device = make(broker.port, desk.update + model("m", factory) + camera("m", 20)).start()
+    online(subscriber)
+    process = device.process.pid
+    want(subscriber, "m", "exits", "1.0.0")
+    state = f"{P}/update/m/state"
+    ends = (b'"REJECTED"', b'"TRIAL"')
+    wait_for("the child", lambda: any(end in (subscriber.of(state) or [b""])[-1] for end in ends))
+    if b'"TRIAL"' in subscriber.of(state)[-1]:
+        pytest.skip("the spoilt heap does no harm to the child with this runtime and allocator")
+    said = result(subscriber, "m")
+    assert (said["status"], said["reason"]) == ("REJECTED", "validation_crashed")
+    assert "reported success" in said["detail"]
+    assert marks(subscriber, "m") == ["bad"]
+    assert device.process.pid == process
+    assert device.process.poll() is None
+
+
 @pytest.fixture
 def edge(make, broker, desk, tmp_path) -> Device:
     """A device with an Edge TPU, whose factory model is compiled for that."""
     library = delegate_or_skip(tmp_path)
     path = models.write(tmp_path / "factory_edgetpu.tflite", models.edgetpu_custom_op())
-    body = model("m", path, 'accelerator = "edgetpu"') + camera("m", 100)
+    body = model("m", path, 'accelerator = "edgetpu"') + camera("m", 20)
     return make(broker.port, desk.update + body, top=f'edgetpu_library = "{library}"')
 
 
@@ -175,7 +198,7 @@ def publish_compiled(desk: Desk, mode: str, **trial: int) -> None:
 def test_a_candidate_that_segfaults_later_is_rolled_back_within_two_restarts(
     subscriber, desk, edge, serve
 ) -> None:
-    publish_compiled(desk, "segfault_after:50", frames=500)
+    publish_compiled(desk, "segfault_after:30", frames=500)
     service = serve(edge)
     online(subscriber)
     want(subscriber, "m", "segfaults", "1.0.0")
@@ -190,7 +213,7 @@ def test_a_candidate_that_segfaults_later_is_rolled_back_within_two_restarts(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_candidate_that_leaks_is_rolled_back(subscriber, desk, edge) -> None:
-    publish_compiled(desk, "leak:64", seconds=90)
+    publish_compiled(desk, "leak:256", seconds=90)
     edge.start()
     online(subscriber)
     want(subscriber, "m", "leaks", "1.0.0")

@@ -223,6 +223,7 @@ def test_a_model_that_crashes_later_is_left_for_the_one_before(
 # In a download
 
 
+@pytest.mark.slow
 def test_a_download_goes_on_at_the_byte_that_was_safe(
     broker, subscriber, make, desk, factory
 ) -> None:
