@@ -105,7 +105,7 @@ class Updates:
             inbox,
             MqttVoice(session, self._topics),
             Duties(
-                (lambda: acts.latest(Version)) if self.off is None else None,
+                (lambda canceled: acts.latest(Version, canceled)) if self.off is None else None,
                 config.update.poll_s,
                 self._tidy,
             ),

@@ -26,10 +26,11 @@ from edged.models.desired import addresses
 from edged.models.findings import found, restored, validated
 from edged.models.inbox import Inbox
 from edged.models.journal import Journal, encode_journal, parse_journal
+from edged.models.overview import mark
 from edged.models.pursuit import Clock
 from edged.models.records import Moment, Result, State, Status
 from edged.models.recovery import BootFacts, recover
-from edged.models.task import Task
+from edged.models.task import Task, spawn
 from edged.models.transitions import Event, Kind
 from edged.models.trial import Verdict
 from edged.models.updater import SETTLE_S, Duties, Updater
@@ -375,6 +376,31 @@ def test_the_network_is_asked_again_with_patience_up_to_the_deadline(device: Dev
     assert not device.at().marks
 
 
+@pytest.mark.parametrize("trouble", ["server", "disk"])
+def test_what_comes_next_does_not_inherit_the_patience(device: Device, trouble: str) -> None:
+    asked = FetchError("server_busy", "later", retry_after_s=3000.0)
+    device.faults["sync"] = [asked]
+    device.want("d1", "1.4.0")
+    device.work()
+    device.disk_full = trouble == "disk"
+    device.want("d2", "1.5.0", order=2)
+    device.disk_full = False
+    device.now_s += SETTLE_S
+    device.updater.turn()
+    device.now_s += SETTLE_S
+    device.updater.turn()
+    assert device.tasks, "another deployment has asked nobody yet"
+
+    device.faults["sync"] = [asked]
+    device.work()
+    assert device.at().current.reason == "server_busy"
+    command = {"id": "r1", "action": "rollback", "from_version": "1.3.0"}
+    device.inbox.arrived(COMMAND.format("birds"), orjson.dumps(command), False)
+    device.updater.turn()
+    device.work()
+    assert device.on_stage["birds"] == PREVIOUS.sha256
+
+
 def test_one_trial_at_a_time_and_waiting_costs_no_time() -> None:
     other = replace(SETTLED, model="cats")
     device = Device(SETTLED, other)
@@ -418,6 +444,62 @@ def test_what_cannot_be_written_has_not_happened(device: Device) -> None:
     assert device.ended("d2")["status"] == "SUCCEEDED"
 
 
+def test_a_disk_that_fails_for_an_hour_is_told_once(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.disk_full = True
+    device.broker_writes = False
+    device.want("d1", "1.4.0")
+    for _ in range(3600):
+        device.now_s += 1.0
+        device.updater.turn()
+    assert [record.levelname for record in caplog.records].count("ERROR") <= 2
+
+    device.disk_full = False
+    device.settle_down()
+    device.disk_full = True
+    before = len(caplog.records)
+    device.want("d2", "1.5.0", order=2)
+    device.settle_down()
+    assert len(caplog.records) > before, "it fails again"
+
+
+def test_a_trial_that_cannot_be_settled_is_settled_later(device: Device) -> None:
+    device.faults["settle"] = [AcceleratorError("model_busy", "does not come to rest")] * 2
+    device.want("d1", "1.4.0")
+    device.settle_down()
+    assert device.log.count("settle") == 3
+    assert not device.updater.cases["birds"].tries
+
+
+def test_what_still_has_to_leave_keeps_another_trial_waiting() -> None:
+    device = Device(SETTLED, replace(SETTLED, model="cats"))
+    device.judgement = Verdict("unhealthy", "trial_errors", "many")
+    busy = AcceleratorError("model_busy", "does not come to rest")
+    device.faults["restore"] = [busy] * 1000
+    device.want("d1", "1.4.0")
+    device.until(State.ROLLING_BACK)
+    device.want("e1", "1.4.0", "cats")
+    device.settle_down()
+    assert device.on_stage["birds"] == sha("1.4.0")
+    assert device.state("cats") is State.VALIDATING
+    device.faults.clear()
+    device.settle_down()
+    device.settle_down()
+    assert device.at("birds").current is device.at("cats").current is None
+
+
+def test_what_is_marked_while_it_is_returned_to_does_not_become_active(device: Device) -> None:
+    command = {"id": "r1", "action": "rollback", "from_version": "1.3.0"}
+    device.inbox.arrived(COMMAND.format("birds"), orjson.dumps(command), False)
+    device.updater.turn()
+    device.tasks.pop(0)()
+    assert device.on_stage["birds"] == PREVIOUS.sha256
+    device.updater.cases["birds"].write(mark(device.at(), PREVIOUS.version, bad=True))
+    device.settle_down()
+    assert device.on_stage["birds"] == device.at().active.sha256 == FACTORY.sha256
+
+
 def test_a_roll_back_goes_on_to_what_is_usable(device: Device) -> None:
     device.judgement = Verdict("unhealthy", "trial_errors", "many")
     gone = StoreError("release_missing", "it is not there")
@@ -444,7 +526,9 @@ def test_a_command_rolls_back(device: Device) -> None:
     assert device.on_stage["birds"] == PREVIOUS.sha256
 
 
-def test_a_flood_replaces_and_never_queues(device: Device) -> None:
+def test_a_flood_replaces_and_never_queues(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
     for order in range(1, 2000):
         message = {"deployment_id": f"d{order}", "version": "9.9.9", "order": NOW_MS + order}
         device.inbox.arrived(DESIRED.format("birds"), orjson.dumps(message), False)
@@ -467,6 +551,8 @@ def test_a_flood_replaces_and_never_queues(device: Device) -> None:
         device.inbox.arrived(COMMAND.format("birds"), b"[]", False)
         device.updater.turn()
     assert len(device.errors) <= 3, "at most one a second"
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) <= 10, "in the log too"
 
 
 def test_a_result_is_said_until_it_is_safe_and_then_never_again(device: Device) -> None:
@@ -525,6 +611,53 @@ def test_calls_from_other_threads_are_done_by_its_own(device: Device) -> None:
         assert device.updater.stop(5.0)
     with pytest.raises(StoreError, match="busy"):
         device.updater.ask(lambda: None)
+
+
+def test_who_asks_while_it_stops_is_told_at_once(device: Device) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def tidy(_name: str) -> None:
+        entered.set()
+        go_on.wait(20.0)
+
+    told: list[str] = []
+
+    def ask() -> None:
+        try:
+            device.updater.ask(lambda: None)
+        except EdgedError as error:
+            told.append(error.reason)
+
+    device.updater._duties = Duties(None, 3600.0, tidy)
+    device.updater.start()
+    assert entered.wait(5.0)
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    wait_for("a call", lambda: device.updater._calls)
+    device.updater.ask_to_stop()
+    go_on.set()
+    assert device.updater.stop(5.0)
+    asker.join(10.0)
+    assert told == ["updater_busy"]
+
+
+def test_a_poll_is_over_when_it_says_so(device: Device) -> None:
+    canceled: list[bool] = []
+    begun = threading.Event()
+
+    def latest(stopping: Callable[[], bool]) -> dict[str, str]:
+        begun.set()
+        wait_for("the end", stopping)
+        canceled.append(stopping())
+        raise FetchError("canceled", "nobody waits")
+
+    device.updater._duties = Duties(latest, 3600.0, lambda name: None)
+    device.updater._poll_s = 0.0
+    device.updater._spawn = spawn
+    device.updater.start()
+    assert begun.wait(5.0)
+    assert device.updater.stop(5.0)
+    assert canceled == [True]
 
 
 def test_progress_is_told_once_a_second(device: Device) -> None:

@@ -129,7 +129,9 @@ class LiveActs:
         self._targets: dict[str, tuple[str, Repository, Target]] = {}
         self.supplies: dict[str, tuple[str, Supply]] = {}
 
-    def latest(self, order: Callable[[str], object]) -> Mapping[str, str]:
+    def latest(
+        self, order: Callable[[str], object], canceled: Callable[[], bool]
+    ) -> Mapping[str, str]:
         """Return the newest published version by model, of those that are published.
 
         Raises:
@@ -138,7 +140,7 @@ class LiveActs:
         repository = self._remote()
         newest = {}
         with self._metadata:
-            repository.refresh()
+            repository.refresh(cancelled=canceled)
             for name in self._models:
                 target = repository.latest(name, order)
                 if target is not None and target.release is not None:
