@@ -108,7 +108,11 @@ def _start(
         journal = recover(before or Journal(name), boot, now_ms)
         if before is not None and journal != before:
             # Attempts count only when they are on the disk before what may crash again.
-            store.journal(name).save(journal)
+            try:
+                store.journal(name).save(journal)
+            except StoreError as error:
+                _run_unwritten(started, journal, loader, error, None)
+                return
             before = journal
     # Of a new configuration, a person waits to hear whether it can be used.
     journal = with_factory(journal, model, store, moment, must=known is not None)
@@ -117,13 +121,7 @@ def _start(
         try:
             store.journal(name).save(journal)
         except StoreError as error:
-            # A full or broken disk must not keep cameras from being watched.
-            log.error("model %s: no updates: %s", name, error.explain())
-            started.troubles[name] = Trouble.of(error)
-            if servable is None:
-                raise
-            started.fixed[name] = Release(servable.id.version, servable.id.sha256, now_ms)
-            started.servables[name] = servable
+            _run_unwritten(started, journal, loader, error, servable)
             return
     started.journals[name] = journal
     if servable is not None:
@@ -199,6 +197,27 @@ def _run_fixed(
         active = Release(Version.factory(sha256).text, sha256, 0)
     started.servables[model.name] = servable = loader.load_release(model.name, active)
     started.fixed[model.name] = active
+    _tell(servable)
+
+
+def _run_unwritten(
+    started: Started,
+    journal: Journal,
+    loader: Loader,
+    error: StoreError,
+    servable: Servable | None,
+) -> None:
+    """Run what a journal says that cannot be written.
+
+    A full or broken disk must not keep cameras from being watched.
+    """
+    name, release = journal.model, runs(journal)
+    log.error("model %s: no updates: %s", name, error.explain())
+    started.troubles[name] = Trouble.of(error)
+    if release is None:
+        return
+    servable = servable or loader.load_release(name, release)
+    started.servables[name], started.fixed[name] = servable, release
     _tell(servable)
 
 
