@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -89,13 +90,15 @@ class Supply:
 
     Attributes:
         repository: a stick, as a repository; None for a bare package.
-        path: the file that a person named.
+        path: leads to the file that a person named, for as long as `file` is open.
         sha256: of a bare package.
+        file: the same, open.
     """
 
     repository: Repository | None
     path: Path
     sha256: str
+    file: FileIO
 
 
 class LiveActs:
