@@ -28,7 +28,7 @@ from edged.models.inbox import Inbox
 from edged.models.journal import Journal, encode_journal, parse_journal
 from edged.models.overview import mark
 from edged.models.pursuit import Clock
-from edged.models.records import Moment, Result, State, Status
+from edged.models.records import BEFORE_TRIAL, Moment, Result, State, Status
 from edged.models.recovery import BootFacts, recover
 from edged.models.task import Task, spawn
 from edged.models.transitions import Event, Kind
@@ -39,6 +39,7 @@ from edged.mqtt.updates import encode_result, encode_state
 DESIRED = "edged/porch/update/{}/desired"
 COMMAND = "edged/porch/update/{}/command"
 HEALTHY = Verdict("healthy")
+ACTIONS = ("sync", "download", "verify", "validate")
 
 
 class Device:
@@ -66,7 +67,7 @@ class Device:
         self.crash_after: int | None = None
         self.start()
 
-    def start(self, *, clean: bool = True) -> None:
+    def start(self, *, clean: bool = True, boot: str = BOOT, blamed: str | None = None) -> None:
         """Begin a process."""
         self.inbox = Inbox()
         self.tasks: list[Callable[[], None]] = []
@@ -76,7 +77,7 @@ class Device:
             keep=self.keep,
             now_ms=lambda: NOW_MS,
             monotonic=lambda: self.now_s,
-            boot_id=BOOT,
+            boot_id=boot,
             device_id=DEVICE,
             deadline_s=3600.0,
             spawn=self.tasks.append,
@@ -84,7 +85,7 @@ class Device:
         )
         cases = {}
         for name, journal in journals.items():
-            recovered = recover(journal, BootFacts(BOOT, clean, None), NOW_MS)
+            recovered = recover(journal, BootFacts(boot, clean, blamed), NOW_MS)
             self.disk[name] = encode_journal(recovered)
             cases[name] = Case(recovered, world)
         self.inbox.listen(addresses("edged", DEVICE, (), cases), lambda: None)
@@ -94,7 +95,7 @@ class Device:
             self,  # type: ignore[arg-type]  # plays the voice
             Duties(None, 3600.0, lambda name: self.log.append(f"tidy {name}")),
             clock=lambda: Clock(NOW_MS, synced=True),
-            moment=lambda: Moment(NOW_MS, BOOT),
+            moment=lambda: Moment(NOW_MS, boot),
             monotonic=lambda: self.now_s,
             spawn=self.tasks.append,
         )
@@ -291,6 +292,99 @@ def test_a_newer_desired_supersedes_before_the_trial_and_waits_in_it(device: Dev
     assert device.ended("d2")["status"] == "SUCCEEDED"
     assert device.ended("d3")["status"] == "SUCCEEDED"
     assert device.at().active.version == "1.6.0"
+
+
+ENDS = {
+    "error": "FAILED disk_low, FAILED disk_low, FAILED disk_low, FAILED disk_low,"
+    " ROLLED_BACK disk_low, ROLLED_BACK trial_errors",
+    "full disk": "SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, ROLLED_BACK trial_errors",
+    "kill": "SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, ROLLED_BACK trial_errors",
+    "kill twice": "SUCCEEDED, SUCCEEDED, FAILED interrupted, FAILED interrupted,"
+    " SUCCEEDED, ROLLED_BACK trial_errors",
+    "power cut": "SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, ROLLED_BACK trial_errors",
+    "stop": "SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, SUCCEEDED, ROLLED_BACK trial_errors",
+    "hang": "FAILED deadline_passed, FAILED deadline_passed, FAILED deadline_passed,"
+    " FAILED deadline_passed, ROLLED_BACK trial_crashed, ROLLED_BACK trial_errors",
+    "cancel": "CANCELED canceled, CANCELED canceled, CANCELED canceled, CANCELED canceled,"
+    " ROLLED_BACK canceled, ROLLED_BACK trial_errors",
+    "late cancel": "CANCELED canceled, CANCELED canceled, CANCELED canceled, CANCELED canceled,"
+    " ROLLED_BACK canceled, ROLLED_BACK trial_errors",
+}
+EVERY = [
+    (state, what, end.split())
+    for what, line in ENDS.items()
+    for state, end in zip(list(State)[:6], line.split(", "), strict=True)
+]
+
+
+def happens(device: Device, what: str, state: State) -> None:
+    """Let it happen while the action of a state is under way."""
+    name = device.at().model
+    match what:
+        case "error":
+            action = {State.TRIAL: "try_out", State.ROLLING_BACK: "restore"}.get(state)
+            action = action or dict(zip(list(State)[:4], ACTIONS, strict=True))[state]
+            device.faults[action] = [StoreError("disk_low", "no room")]
+        case "full disk":
+            device.disk_full = True
+            device.settle_down()
+            device.disk_full = False
+        case "kill" | "kill twice":
+            for _ in range(2 if what == "kill twice" else 1):
+                device.start(clean=False)
+                device.updater.turn()
+        case "power cut":
+            device.start(clean=False, boot="the next boot")
+        case "stop":
+            device.start()
+        case "hang":
+            device.tasks.clear()
+            if state in BEFORE_TRIAL:
+                device.now_s += 3600.0
+                device.updater.turn()
+                device.updater.cases[name]._task = None  # its thread is given up
+                return
+            # The watchdog ends what loads for too long.
+            for _ in range(2):
+                device.start(clean=False, blamed=sha("1.4.0"))
+                device.updater.turn()
+        case "cancel":
+            device.cancel("d1")
+        case "late cancel":
+            device.tasks.pop(0)()
+            device.cancel("d1")
+
+
+@pytest.mark.parametrize(
+    ("state", "what", "end"), EVERY, ids=[f"{what} in {state}" for state, what, _ in EVERY]
+)
+def test_everything_in_every_state(device: Device, state: State, what: str, end: list[str]) -> None:
+    if state is State.ROLLING_BACK:
+        device.judgement = Verdict("unhealthy", "trial_errors", "many")
+    device.want("d1", "1.4.0")
+    device.until(state)
+    assert device.tasks
+    happens(device, what, state)
+    device.settle_down()
+    device.settle_down()
+
+    result = device.ended("d1")
+    assert [result["status"], *filter(None, [result["reason"]])] == end
+    active = device.at().active
+    assert active is not None
+    left_aside = what == "error" and state is State.ROLLING_BACK
+    stays = PREVIOUS if left_aside else ACTIVE
+    assert active.version == ("1.4.0" if end[0] == "SUCCEEDED" else stays.version)
+    assert device.on_stage["birds"] == active.sha256
+    marked = what == "hang" and state is State.TRIAL
+    assert device.at().is_bad(sha("1.4.0")) is marked
+    assert len(device.outbox) == 1
+
+    device.judgement = HEALTHY
+    device.want("d2", "1.5.0", order=2)
+    device.settle_down()
+    assert device.ended("d2")["status"] == "SUCCEEDED"
+    assert device.on_stage["birds"] == sha("1.5.0")
 
 
 def test_what_a_canceled_task_says_later_is_ignored(device: Device) -> None:
@@ -500,7 +594,10 @@ def test_what_is_marked_while_it_is_returned_to_does_not_become_active(device: D
     assert device.on_stage["birds"] == device.at().active.sha256 == FACTORY.sha256
 
 
-def test_a_roll_back_goes_on_to_what_is_usable(device: Device) -> None:
+def test_a_roll_back_goes_on_to_what_is_usable(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     device.judgement = Verdict("unhealthy", "trial_errors", "many")
     gone = StoreError("release_missing", "it is not there")
     device.faults["restore"] = [
@@ -510,7 +607,10 @@ def test_a_roll_back_goes_on_to_what_is_usable(device: Device) -> None:
     ]
     device.want("d1", "1.4.0")
     device.settle_down()
-    assert device.ended("d1")["status"] == "ROLLED_BACK"
+    result = device.ended("d1")
+    assert (result["status"], result["reason"]) == ("ROLLED_BACK", "trial_errors")
+    assert result["detail"] == "many; it is not there; not as it was"
+    assert "many; it is not there" in caplog.text
     assert device.on_stage["birds"] == FACTORY.sha256
     assert device.at().active.version == FACTORY.version
 

@@ -321,8 +321,8 @@ class Case:
         before, now = self.journal.current, journal.current
         if now is not None and (
             before is None
-            or (before.deployment_id, before.state, before.reason)
-            != (now.deployment_id, now.state, now.reason)
+            or (before.deployment_id, before.state, before.reason, before.unusable)
+            != (now.deployment_id, now.state, now.reason, now.unusable)
         ):
             why = f": {now.reason} {now.detail}" if now.reason else ""
             log.info("model %s: %s %s%s", journal.model, now.version, now.state, why)
