@@ -28,7 +28,7 @@ from edged.models.inbox import Inbox
 from edged.models.journal import Journal, encode_journal, parse_journal
 from edged.models.overview import mark
 from edged.models.pursuit import Clock
-from edged.models.records import BEFORE_TRIAL, Moment, Result, State, Status
+from edged.models.records import BEFORE_TRIAL, Mark, Moment, Result, State, Status
 from edged.models.recovery import BootFacts, recover
 from edged.models.task import Task, spawn
 from edged.models.transitions import Event, Kind
@@ -385,6 +385,19 @@ def test_everything_in_every_state(device: Device, state: State, what: str, end:
     device.settle_down()
     assert device.ended("d2")["status"] == "SUCCEEDED"
     assert device.on_stage["birds"] == sha("1.5.0")
+
+
+@pytest.mark.parametrize("state", list(State)[1:5])
+def test_what_a_person_marks_bad_on_its_way_is_not_committed(device: Device, state: State) -> None:
+    device.want("d1", "1.4.0")
+    device.until(state)
+    device.updater.cases["birds"].write(mark(device.at(), "1.4.0", bad=True))
+    device.settle_down()
+    result = device.ended("d1")
+    status = "ROLLED_BACK" if state is State.TRIAL else "REJECTED"
+    assert (result["status"], result["reason"]) == (status, "marked_bad")
+    assert device.on_stage["birds"] == device.at().active.sha256 == ACTIVE.sha256
+    assert device.at().marks == (Mark("1.4.0", sha("1.4.0"), bad=True, reason="marked_by_hand"),)
 
 
 def test_what_a_canceled_task_says_later_is_ignored(device: Device) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from edged.errors import FetchError, StoreError
 from edged.models.deployment import advance, return_to, spend, todo
 from edged.models.faults import fault, judged
-from edged.models.findings import overdue
+from edged.models.findings import condemned, overdue
 from edged.models.journal import Journal
 from edged.models.pursuit import pursue
 from edged.models.records import BEFORE_TRIAL, Moment, Release, State
@@ -175,9 +175,9 @@ class Case:
         try:
             self._answer()
             self.write(pursue(self.journal, self._world.device_id, self._world.moment()))
-            late = overdue(self.journal, self._world.deadline_s)
-            if late is not None:
-                self._happened(late)
+            end = overdue(self.journal, self._world.deadline_s) or condemned(self.journal)
+            if end is not None:
+                self._happened(end)
             self._act(stage_free=stage_free)
         except StoreError as error:
             # Nothing has happened then: it is done again once the disk is back.
