@@ -12,6 +12,7 @@ from edged.errors import AcceleratorError, EdgedError, StoreError, Trouble
 from edged.inference.servable import Servable
 from edged.loader import Loader, factory_contents
 from edged.models.deployment import fall_back, runs
+from edged.models.faults import is_passing
 from edged.models.journal import Journal
 from edged.models.pursuit import use_factory
 from edged.models.records import BEFORE_TRIAL, Moment, Release
@@ -174,6 +175,9 @@ def _loaded(journal: Journal, loader: Loader, moment: Moment) -> tuple[Servable 
     except AcceleratorError:
         raise
     except EdgedError as error:
+        if is_passing(error):
+            log.error("model %s: %s", journal.model, error.explain())
+            return None, journal  # it is tried again while others run
         current = journal.current
         others = (journal.previous, journal.factory)
         spare = any(one is not None and one.sha256 != release.sha256 for one in others)

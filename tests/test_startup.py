@@ -33,6 +33,16 @@ class Unwritable(Files):
         raise OSError(self._code, os.strerror(self._code), str(path))
 
 
+class Exhausted(Files):
+    """A system that has run out of something for the moment."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def names(self, directory: Path) -> list[str]:
+        raise OSError(self._code, os.strerror(self._code), str(directory))
+
+
 class Board:
     """A device with a factory model, after its first start."""
 
@@ -98,6 +108,18 @@ def test_what_is_fallen_back_to_runs_though_it_cannot_be_written(board: Board) -
     assert started.wanted("birds") == before.factory
     assert board.journal == before
     started.close()
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_cannot_be_looked_at_now_is_not_given_up(board: Board, code: int) -> None:
+    board.keep(replace(board.journal, active=ACTIVE))
+    before = board.journal
+
+    started = board.start(Exhausted(code), POWER_CUT)
+
+    assert started.journals["birds"] == before
+    assert started.servables == {}, "it is loaded again, by the recovery"
+    assert started.wanted("birds") == ACTIVE
 
 
 def test_with_no_model_left_and_a_disk_that_takes_nothing_none_runs(board: Board) -> None:

@@ -607,6 +607,19 @@ def test_what_is_marked_while_it_is_returned_to_does_not_become_active(device: D
     assert device.on_stage["birds"] == device.at().active.sha256 == FACTORY.sha256
 
 
+@pytest.mark.parametrize("reason", ["descriptors_exhausted", "disk_unusable"])
+def test_a_roll_back_gives_nothing_up_that_cannot_be_looked_at_now(
+    device: Device, reason: str
+) -> None:
+    device.judgement = Verdict("unhealthy", "trial_errors", "many")
+    device.faults["restore"] = [StoreError(reason, "not now")] * 3
+    device.want("d1", "1.4.0")
+    device.settle_down()
+    assert device.ended("d1")["status"] == "ROLLED_BACK"
+    assert device.log.count("restore") == 4
+    assert device.on_stage["birds"] == device.at().active.sha256 == ACTIVE.sha256
+
+
 def test_a_roll_back_goes_on_to_what_is_usable(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
