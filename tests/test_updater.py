@@ -400,6 +400,27 @@ def test_what_a_person_marks_bad_on_its_way_is_not_committed(device: Device, sta
     assert device.at().marks == (Mark("1.4.0", sha("1.4.0"), bad=True, reason="marked_by_hand"),)
 
 
+@pytest.mark.parametrize("how", ["cancel", "supersede", "deadline", "stop"])
+def test_a_task_that_nobody_waits_for_is_told_so(device: Device, how: str) -> None:
+    device.want("d1", "1.4.0")
+    device.until(State.DOWNLOADING)
+    task = device.updater.cases["birds"]._task
+    assert task is not None
+    assert not task.canceled()
+    match how:
+        case "cancel":
+            device.cancel("d1")
+        case "supersede":
+            device.want("d2", "1.5.0", order=2)
+        case "deadline":
+            device.now_s += 3600.0
+            device.updater.turn()
+        case "stop":
+            device.updater.start()
+            assert not device.updater.stop(0.1), "it is still under way"
+    assert task.canceled()
+
+
 def test_what_a_canceled_task_says_later_is_ignored(device: Device) -> None:
     device.want("d1", "1.4.0")
     late = device.tasks.pop()
