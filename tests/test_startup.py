@@ -122,6 +122,24 @@ def test_what_cannot_be_looked_at_now_is_not_given_up(board: Board, code: int) -
     assert started.wanted("birds") == ACTIVE
 
 
+@pytest.mark.parametrize("state", [State.TRIAL, State.ROLLING_BACK])
+def test_a_trial_decides_though_nothing_else_is_left(board: Board, state: State) -> None:
+    alone = replace(board.journal, active=ACTIVE, factory=None)
+    board.keep(under_way(state, base=alone))
+    started = board.start(Files(), POWER_CUT)
+    assert started.servables == {}
+    current = started.journals["birds"].current
+    assert current is not None
+    assert current.state is state
+
+
+def test_without_its_factory_file_a_deployment_goes_on(board: Board) -> None:
+    Path(board.model.factory).unlink()
+    board.keep(under_way(State.SYNCING, base=replace(board.journal, active=None)))
+    started = board.start(Files(), POWER_CUT)
+    assert started.journals["birds"].current is not None
+
+
 def test_with_no_model_left_and_a_disk_that_takes_nothing_none_runs(board: Board) -> None:
     journal = board.journal
     assert journal.active is not None

@@ -595,6 +595,11 @@ def test_a_disk_that_fails_for_an_hour_is_told_once(
 def test_a_trial_that_cannot_be_settled_is_settled_later(device: Device) -> None:
     device.faults["settle"] = [AcceleratorError("model_busy", "does not come to rest")] * 2
     device.want("d1", "1.4.0")
+    while "settle" not in device.log:
+        device.work()
+    for _ in range(5):
+        device.updater.turn()
+    assert not device.tasks, "not at once"
     device.settle_down()
     assert device.log.count("settle") == 3
     assert not device.updater.cases["birds"].tries
@@ -758,6 +763,28 @@ def test_calls_from_other_threads_are_done_by_its_own(device: Device) -> None:
         assert device.updater.stop(5.0)
     with pytest.raises(StoreError, match="busy"):
         device.updater.ask(lambda: None)
+
+
+def test_a_call_that_nobody_waits_for_any_more_is_not_made(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edged.models.updater._ANSWER_S", 0.01)
+    made: list[bool] = []
+    with pytest.raises(StoreError, match="busy"):
+        device.updater.ask(lambda: made.append(True))
+    device.updater.turn()
+    assert not made
+
+
+def test_nothing_is_tidied_up_under_a_task(device: Device) -> None:
+    device.want("d1", "1.4.0")
+    device.until(State.DOWNLOADING)
+    device.log.clear()
+    device.cancel("d1")
+    device.updater.turn()
+    assert "tidy birds" not in device.log
+    device.work()
+    assert "tidy birds" in device.log
 
 
 def test_who_asks_while_it_stops_is_told_at_once(device: Device) -> None:
