@@ -104,7 +104,7 @@ class Updates:
             inbox,
             MqttVoice(session, self._topics),
             Duties(
-                (lambda: acts.latest(Version)) if self.off is None else None,
+                (lambda canceled: acts.latest(Version, canceled)) if self.off is None else None,
                 config.update.poll_s,
                 self._tidy,
             ),
@@ -132,7 +132,11 @@ class Updates:
 
     def stop(self, timeout_s: float) -> bool:
         """End the updater; return whether nothing that it began is still under way."""
-        return self.updater.stop(timeout_s)
+        resting = self.updater.stop(timeout_s)
+        if resting:
+            for name in self.updater.cases:
+                self.local.let_go(name)
+        return resting
 
     def journals(self) -> dict[str, Journal]:
         """Return the journals, as they are on the disk."""
@@ -150,6 +154,7 @@ class Updates:
         return Moment(time.time_ns() // 1_000_000, self._boot_id)
 
     def _tidy(self, name: str) -> None:
+        self.local.let_go(name)
         self._store.collect(name)
         journals = self.journals().values()
         self._store.clear_staging(

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -14,10 +16,16 @@ from sim import models
 from sim.broker import MOSQUITTO, wait_for
 from sim.desk import Desk
 from sim.device import Device
+from sim.journals import MOMENT, under_way
 
 from edged.control_client import ask
 from edged.control_wire import Request
+from edged.errors import StoreError
+from edged.models.acts import Supply
 from edged.models.files import Files
+from edged.models.journal import Journal
+from edged.models.local import LocalUpdates
+from edged.models.records import State
 
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 
@@ -89,6 +97,56 @@ def test_install_mark_and_roll_back_at_the_device(device, desk, tmp_path) -> Non
     assert "ROLLED_BACK" in edged(device, "deployments")[1]
     code, _, err = edged(device, "deployments", "cats")
     assert (code, "model_unknown" in err) == (1, True)
+
+
+def opened(process_id: int, file: Path) -> bool:
+    links = Path(f"/proc/{process_id}/fd").iterdir()
+    return any(os.path.realpath(link) == str(file) for link in links)
+
+
+def test_a_stick_can_be_taken_out_when_the_deployment_has_ended(device, desk, tmp_path) -> None:
+    stick = desk.pack("3.0.0")
+    device.start().wait_ready()
+    for arguments in ([], ["and once more"]):
+        code, out, err = edged(device, "models", "install", str(stick), "--bare")
+        assert (code, err) == (0, "")
+        assert arguments or opened(device.process.pid, stick)
+        wait_for("an end", lambda an_id=out.partition(":")[0]: ended(device, an_id))
+        wait_for("nobody reads it any more", lambda: not opened(device.process.pid, stick))
+
+
+@pytest.mark.parametrize("why", ["trial", "disk"])
+def test_an_installation_that_cannot_begin_leaves_the_one_before_its_file(
+    desk, tmp_path, why
+) -> None:
+    package, held = desk.pack("3.0.0"), (tmp_path / "held").open("wb", buffering=0)
+    journal = replace(under_way(State.TRIAL if why == "trial" else State.SYNCING), model="m")
+    before = ("local-7", Supply(None, tmp_path / "held", "", held))
+    disk_full = StoreError("disk_full", "no room")
+
+    def write(journal: Journal) -> None:
+        if why == "disk":
+            raise disk_full
+        case.journal = journal
+
+    def ask(call):
+        assert opened(os.getpid(), package)
+        return call()
+
+    case = SimpleNamespace(journal=journal, write=write)
+    acts = SimpleNamespace(supplies={"m": before})
+    updater = SimpleNamespace(cases={"m": case}, ask=ask)
+    local = LocalUpdates(updater, acts, lambda: MOMENT, lambda _path: None)  # type: ignore[arg-type]
+    if why == "disk":
+        with pytest.raises(StoreError):
+            local.install("m", str(package), bare=True)
+    else:
+        told = local.install("m", str(package), bare=True)["deployment"]
+        assert told["reason"] == "trial_running"
+    assert acts.supplies == {"m": before}
+    assert not held.closed
+    held.close()
+    assert not opened(os.getpid(), package)
 
 
 def test_a_pipe_keeps_nobody_waiting(device, tmp_path) -> None:

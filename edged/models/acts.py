@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -89,13 +90,15 @@ class Supply:
 
     Attributes:
         repository: a stick, as a repository; None for a bare package.
-        path: the file that a person named.
+        path: leads to the file that a person named, for as long as `file` is open.
         sha256: of a bare package.
+        file: the same, open.
     """
 
     repository: Repository | None
     path: Path
     sha256: str
+    file: FileIO
 
 
 class LiveActs:
@@ -129,7 +132,9 @@ class LiveActs:
         self._targets: dict[str, tuple[str, Repository, Target]] = {}
         self.supplies: dict[str, tuple[str, Supply]] = {}
 
-    def latest(self, order: Callable[[str], object]) -> Mapping[str, str]:
+    def latest(
+        self, order: Callable[[str], object], canceled: Callable[[], bool]
+    ) -> Mapping[str, str]:
         """Return the newest published version by model, of those that are published.
 
         Raises:
@@ -138,7 +143,7 @@ class LiveActs:
         repository = self._remote()
         newest = {}
         with self._metadata:
-            repository.refresh()
+            repository.refresh(cancelled=canceled)
             for name in self._models:
                 target = repository.latest(name, order)
                 if target is not None and target.release is not None:

@@ -131,7 +131,7 @@ class Listener:
             case.write(hearing.over(case.journal))
             hearing.written()
         except StoreError as error:
-            log.error("model %s: %s", name, error.explain())
+            case.complain(error)
 
     def _obey(self) -> None:
         """Carry out commands, on top of what has been heard before; one write a second."""
@@ -163,7 +163,7 @@ class Listener:
         try:
             case.write(journal)
         except StoreError as error:
-            log.error("model %s: %s", name, error.explain())
+            case.complain(error)
             self._inbox.put_back(obeyed)
             return
         hearing.written()

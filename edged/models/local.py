@@ -6,10 +6,10 @@ values that JSON can carry.
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,6 @@ class LocalUpdates:
         self._acts = acts
         self._moment = moment
         self._sticks = sticks
-        self._files: dict[str, int] = {}
 
     def models(self) -> Answer:
         """Return `models`: the overview of each."""
@@ -89,24 +88,26 @@ class LocalUpdates:
             EdgedError: `model_unknown`, `updates_off`, or the file's fault.
         """
         self._case(model)
-        descriptor = _opened(path)
+        file = _opened(path)
         # It is read after the answer, by a deployment that may have to wait.
-        file = Path(f"/proc/self/fd/{descriptor}")
+        place = Path(f"/proc/self/fd/{file.fileno()}")
         try:
             if bare:
-                package, sha256 = bare_package(file, model)
-                version, supply = package.manifest.version, Supply(None, file, sha256)
+                package, sha256 = bare_package(place, model)
+                version, supply = package.manifest.version, Supply(None, place, sha256, file)
             else:
-                version = _exported(file, model)
-                supply = Supply(self._sticks(file), file, "")
-            begun = self._updater.ask(lambda: self._install(model, version, supply))
+                version = _exported(place, model)
+                supply = Supply(self._sticks(place), place, "", file)
+            return self._updater.ask(lambda: self._install(model, version, supply))
         except BaseException:
-            os.close(descriptor)
+            file.close()
             raise
-        before, self._files[model] = self._files.get(model), descriptor
-        if before is not None:
-            os.close(before)
-        return begun
+
+    def let_go(self, model: str) -> None:
+        """Close the file of an installation that has ended: a stick may be taken out then."""
+        _, supply = self._acts.supplies.pop(model, ("", None))
+        if supply is not None:
+            supply.file.close()
 
     def roll_back(self, model: str) -> Answer:
         """Leave the active version for the one before.
@@ -180,14 +181,18 @@ class LocalUpdates:
     def _install(self, model: str, version: str, supply: Supply) -> Answer:
         case = self._case(model)
         journal, deployment_id = install(case.journal, version, self._moment())
-        self._acts.supplies[model] = (deployment_id, supply)
         case.write(journal)
+        if journal.result(deployment_id) is None:
+            self.let_go(model)
+            self._acts.supplies[model] = (deployment_id, supply)
+        else:
+            supply.file.close()
         return _deployment(case.journal, deployment_id)
 
 
-def _opened(path: str) -> int:
+def _opened(path: str) -> FileIO:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return FileIO(path)
     except OSError as error:
         raise StoreError("file_unreadable", f"cannot read {path}: {error.strerror}.") from error
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -69,13 +69,13 @@ class Duties:
     """What the updater does besides deployments.
 
     Attributes:
-        latest: returns the newest published version by model, raises EdgedError; None: updates
-            are off.
+        latest: returns the newest published version by model, raises EdgedError, and asks often
+            whether to give up; None: updates are off.
         poll_s: how often.
         tidy: removes what no journal names any more, for one model; raises StoreError.
     """
 
-    latest: Callable[[], Mapping[str, str]] | None
+    latest: Callable[[Callable[[], bool]], Mapping[str, str]] | None
     poll_s: float
     tidy: Callable[[str], None]
 
@@ -148,11 +148,15 @@ class Updater:
         until_s = time.monotonic() + timeout_s
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
-        while not (idle := all(case.idle for case in self.cases.values())):
+        while not (idle := self._idle):
             if time.monotonic() >= until_s:
                 break
             time.sleep(0.02)
         return idle and not self._thread.is_alive()
+
+    @property
+    def _idle(self) -> bool:
+        return not self._polling and all(case.idle for case in self.cases.values())
 
     def ask(self, call: Callable[[], T]) -> T:
         """Have something done by the thread that writes journals, and return what it returns.
@@ -167,7 +171,7 @@ class Updater:
         self._bell.set()
         try:
             return future.result(_ANSWER_S)  # type: ignore[return-value]  # of `call`
-        except TimeoutError:
+        except (TimeoutError, CancelledError):
             future.cancel()
             raise StoreError("updater_busy", "the updater is busy. Try it again.") from None
 
@@ -180,6 +184,8 @@ class Updater:
         for case in self.cases.values():
             case.stop()
         self._listener.end()
+        for _, future in self._calls:
+            future.cancel()
 
     def turn(self) -> None:
         """Do all that can be done now."""
@@ -227,7 +233,7 @@ class Updater:
             if safe:
                 case.write(case.journal.reported(result.deployment_id))
         except StoreError as error:
-            log.error("model %s: %s", name, error.explain())
+            case.complain(error)
             return False
         return safe
 
@@ -254,7 +260,7 @@ class Updater:
                     self._untidy.discard(name)
                     self._duties.tidy(name)
             except StoreError as error:
-                log.error("model %s: %s", name, error.explain())
+                case.complain(error)
         if self._duties.latest is not None and self._monotonic() >= self._poll_s:
             self._poll_s = self._monotonic() + self._duties.poll_s
             if not self._polling:
@@ -264,9 +270,10 @@ class Updater:
     def _poll(self) -> None:
         try:
             if self._duties.latest is not None:
-                self._latest = self._duties.latest()
+                self._latest = self._duties.latest(self._stopping.is_set)
         except EdgedError as error:
-            log.warning("cannot tell what the latest versions are: %s", error.explain())
+            if not self._stopping.is_set():
+                log.warning("cannot tell what the latest versions are: %s", error.explain())
         finally:
             self._polling = False
         self.ring()
