@@ -7,6 +7,7 @@ import stat
 import sys
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -300,6 +301,7 @@ def test_keys_that_something_else_keeps(desk: Path, capsys: pytest.CaptureFixtur
         (["repo", "export", "repo", "birds/2.zip", "-o", "x.tar"], 1, "version_unknown"),
         (["repo", "serve", "r"], 1, "repo_missing"),
         (["repo", "serve", "repo", "--bind", "192.0.2.1"], 1, "address_unusable"),
+        (["repo", "serve", "repo", "--port", "99999"], 1, "address_unusable"),
         (["repo", "refresh", "repo", "--keys", "."], 1, "threshold_unmet"),
         (["repo", "refresh", "repo", "--keys", "spoilt"], 1, "keys_unreadable"),
     ],
@@ -365,6 +367,30 @@ def test_two_changes_at_once_wait_for_each_other(desk: Path, repo: Repo) -> None
     for thread in threads:
         thread.join()
     assert repo.published.state().snapshot.version == 7
+
+
+def test_two_operators_replace_keys(desk: Path, repo: Repo) -> None:
+    one, two = Repo(desk / "repo"), Repo(desk / "repo")
+
+    one.rotate_key("timestamp")
+    two.rotate_key("snapshot")
+
+    assert Repo(desk / "repo").refresh().root.version == 3
+
+
+def test_a_package_that_changes_while_it_is_published(desk: Path, repo: Repo) -> None:
+    path = package(desk)
+
+    def pack_again(*_: int) -> None:
+        path.write_bytes(b"another")
+
+    path.write_bytes(path.read_bytes() + bytes(2 * 1024 * 1024))
+    with pytest.raises(EdgedError) as caught:
+        repo.publish(path, "birds", "1.4.0", progress=pack_again)
+
+    assert caught.value.reason == "package_unreadable"
+    assert accepted(desk / "repo") == []
+    assert list((desk / "repo/targets").rglob("*.*")) == []
 
 
 # A crash half-way
@@ -446,13 +472,13 @@ def test_the_power_goes_during_a_change(
 # The stick
 
 
-def from_stick(tmp_path: Path, root: bytes, tar: Path) -> bytes:
+def from_stick(tmp_path: Path, root: bytes, tar: Path, version: str = "1.4.0") -> bytes:
     started = Repository(
         root, tmp_path / "offline/tuf", stick.METADATA_URL, tmp_path / "offline/staging",
         stick.TARGETS_URL, source=StickSource(tar), floor_s=0,
     )  # fmt: skip
     started.refresh(local=True)
-    target = started.find("birds/1.4.0.zip")
+    target = started.find(f"birds/{version}.zip")
     assert target is not None
     return started.download(target).read_bytes()
 
@@ -505,6 +531,60 @@ def test_a_stick_with_something_wrong(desk: Path, repo: Repo, tmp_path: Path) ->
     with pytest.raises(VerifyError) as refusal:
         from_stick(tmp_path, root, tar)
     assert refusal.value.reason == "signature_invalid"
+
+
+def test_the_longest_version_comes_on_a_stick(desk: Path, repo: Repo, tmp_path: Path) -> None:
+    version = f"1.4.0-rc.1+{'build-' * 8}arm64"
+    zipped = package(desk, version)
+    repo.publish(zipped, "birds", version)
+    tar = tmp_path / "b.tar"
+
+    repo.published.export(f"birds/{version}.zip", tar, repo._files)
+
+    found = from_stick(tmp_path, repo.published.root(), tar, version)
+    assert found == zipped.read_bytes()
+
+
+def header(kind: bytes, size: int = 0, name: str = "x") -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax(key: str, value: str) -> bytes:
+    said = f" {key}={value}\n"
+    body = f"{len(said) + 2}{said}".encode()
+    return header(b"x", len(body)) + body.ljust(512, b"\0")
+
+
+LONG = header(b"L", 200_000_000) + b"y" * 2000
+
+STICKS = {
+    "no numbers": pax("GNU.sparse.map", "x,y") + header(b"0"),
+    "a size below 0": header(b"0", -512),
+    "nested": pax("comment", "a") * 3000,
+    "an endless name": LONG + b"y" * (1_000_000 - len(LONG)),
+    "sparse": header(b"S", 512) + bytes(512),
+    "devices": header(b"3") + header(b"4") + header(b"6") + header(b"1") + header(b"5"),
+    "millions": header(b"0") * 3000,
+}
+
+
+@pytest.mark.parametrize("content", STICKS.values(), ids=STICKS)
+def test_a_hostile_stick(tmp_path: Path, repo: Repo, content: bytes) -> None:
+    tar = tmp_path / "b.tar"
+    tar.write_bytes(content + bytes(1024))
+    with tar.open("r+b") as file:
+        file.truncate(250_000_000)  # a hole, all of which a name may claim
+    root = repo.published.root()
+
+    tracemalloc.start()
+    reason = refused(lambda: from_stick(tmp_path, root, tar))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert reason in ("stick_unreadable", "not_found")
+    assert peak_bytes < 5_000_000
 
 
 # Serving

@@ -186,7 +186,8 @@ class Repository:
 
         Args:
             name: of the model.
-            order: makes something that can be compared of a version.
+            order: makes something that can be compared of a version; a version of which it
+                cannot, ValueError, is passed over.
 
         Raises:
             VerifyError, FetchError, StoreError, ConfigError: as `refresh`, where nothing has yet.
@@ -196,10 +197,10 @@ class Repository:
         for info in client.targets().values():
             try:
                 target = self._target(info, client)
-            except VerifyError:
-                continue  # another package's mistake; whoever asks for that one is told
-            if target.release and target.release.name == name:
-                found.append((order(target.release.version), target))
+                if target.release and target.release.name == name:
+                    found.append((order(target.release.version), target))
+            except (VerifyError, ValueError):
+                continue  # one package's mistake; whoever asks for that one is told
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def download(
@@ -257,20 +258,24 @@ class Repository:
             try:
                 client.refresh()
             except (RepositoryError, DownloadError) as error:
-                failure = client.explain(error)
-                if failure.reason != "metadata_rollback" or not self._has_new_keys(client):
+                if not self._has_new_keys(client):
+                    failure = client.explain(error)
                     self._remember(client)
                     raise failure from error
             else:
                 return client
             # The way back from a fast-forward: with new keys, versions begin anew (TUF 5.3.11).
+            # Whatever the failure was: these keys are remembered as known now, so nothing that a
+            # thief has counted up may be kept beside them.
             for role in (Timestamp.type, Snapshot.type):
                 (self._work / f"{role}.json").unlink(missing_ok=True)
             client = self._begin(reference_s, patience)
             try:
                 client.refresh()
             except (RepositoryError, DownloadError) as error:
-                raise client.explain(error) from error
+                failure = client.explain(error)
+                self._remember(client)
+                raise failure from error
             return client
 
     def _begin(self, reference_s: float, patience: Patience) -> Client:

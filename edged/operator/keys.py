@@ -57,7 +57,15 @@ class Keys:
         self._files = files
         self._uris: dict[str, str] = {}
         self.days: dict[str, int] = {}
-        path = directory / _RECORD
+        self.load()
+
+    def load(self) -> None:
+        """Read which key is where, as somebody else may have saved it since.
+
+        Raises:
+            OperatorError: `keys_unreadable`.
+        """
+        path = self.directory / _RECORD
         if path.exists():
             try:
                 record = orjson.loads(path.read_bytes())

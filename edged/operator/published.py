@@ -95,7 +95,7 @@ class Published:
         names += [f"{state.targets.version}.targets.json"]
         temporary = output.with_name(f".{output.name}.tmp")
         with storing("cannot write the tar"):
-            with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+            with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
                 for name in names:
                     data = self._bytes(name)
                     archive.addfile(_member(f"metadata/{name}", len(data)), io.BytesIO(data))

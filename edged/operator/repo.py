@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edged.errors import OperatorError
+from edged.errors import EdgedError, OperatorError
 from edged.models.files import Files, storing
 from edged.models.target import MAX_TARGET_BYTES, target_path
 from edged.operator.keys import ROLES, Elsewhere, Keys
@@ -160,8 +161,7 @@ class Repo:
                     f"{name} {version} is published with another content.",
                     advice="Devices refuse that: give the package a new version.",
                 )
-            with storing(_WHAT):
-                self._copy(package, self.published.place(target), target.length, progress)
+            self._copy(package, target, progress)
             state.targets.targets[path] = target
             self._publish(state)
         return True
@@ -244,6 +244,7 @@ class Repo:
         self.published.state()
         with storing(_WHAT), (self.keys.directory / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self.keys.load()  # who held the lock may have replaced a key
             yield self.published.state()
 
     def _publish(
@@ -327,21 +328,33 @@ class Repo:
                 if version.isdigit() and int(version) <= signed.version - _KEPT_VERSIONS:
                     self._files.remove(path)
 
-    def _copy(
-        self, source: Path, place: Path, total: int, progress: Callable[[int, int], None]
-    ) -> None:
-        self._files.make_dirs(place.parent)
+    def _copy(self, source: Path, target: TargetFile, progress: Callable[[int, int], None]) -> None:
+        place = self.published.place(target)
         temporary = place.with_name(f".{place.name}.tmp")
-        self._files.write(temporary, b"")
+        digest = hashlib.sha256()
         count = 0
-        with source.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                self._files.write_at(temporary, count, piece)
-                count += len(piece)
-                progress(count, total)
-        self._files.fsync(temporary)
-        self._files.rename(temporary, place)
-        self._files.fsync_dir(place.parent)
+        try:
+            with storing(_WHAT), source.open("rb") as file:
+                self._files.make_dirs(place.parent)
+                self._files.write(temporary, b"")
+                while piece := file.read(_PIECE_BYTES):
+                    self._files.write_at(temporary, count, piece)
+                    digest.update(piece)
+                    count += len(piece)
+                    progress(count, target.length)
+            # Somebody may pack it anew just now: what is signed is what was looked at before.
+            if digest.hexdigest() != target.hashes["sha256"]:
+                raise OperatorError(
+                    "package_unreadable", f"{source} changed while it was read. Publish it again."
+                )
+            with storing(_WHAT):
+                self._files.fsync(temporary)
+                self._files.rename(temporary, place)
+                self._files.fsync_dir(place.parent)
+        except EdgedError:
+            with suppress(OSError):
+                self._files.remove_tree(temporary)
+            raise
 
 
 def _pick(keyids: Sequence[str], role: str, beginning: str | None) -> str:
