@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import sys
@@ -21,7 +22,7 @@ from sim import packages
 from sim.files import PowerCutError, WatchedFiles, aftermath, read_tree, write_tree
 from tuf.api.metadata import Metadata
 
-from edged.errors import EdgedError, FetchError, OperatorError, VerifyError
+from edged.errors import EdgedError, FetchError, OperatorError, StoreError, VerifyError
 from edged.models import stick
 from edged.models.repository import Repository
 from edged.models.source import Limits
@@ -302,7 +303,11 @@ def test_keys_that_something_else_keeps(desk: Path, capsys: pytest.CaptureFixtur
         (["repo", "serve", "r"], 1, "repo_missing"),
         (["repo", "serve", "repo", "--bind", "192.0.2.1"], 1, "address_unusable"),
         (["repo", "serve", "repo", "--port", "99999"], 1, "address_unusable"),
-        (["repo", "refresh", "repo", "--keys", "."], 1, "threshold_unmet"),
+        (["repo", "refresh", "repo", "--keys", "."], 1, "keys_unreadable"),
+        (["repo", "refresh", "repo", "--keys", "/nowhere"], 1, "no keys.json in /nowhere"),
+        (["repo", "refresh", "repo", "--keys", "other-keys"], 1, "--keys"),
+        (["repo", "root", "repo", "-o", "."], 2, "must name a file"),
+        (["repo", "export", "repo", "birds/1.4.0.zip", "-o", "spoilt"], 2, "must name a file"),
         (["repo", "refresh", "repo", "--keys", "spoilt"], 1, "keys_unreadable"),
     ],
 )
@@ -322,6 +327,7 @@ def test_what_goes_wrong_is_said(
             if manifest:
                 archive.writestr("manifest.json", manifest)
     (desk / "spoilt").mkdir()
+    Repo(desk / "other").init()
     (desk / "spoilt/keys.json").write_text("[]")
     capsys.readouterr()
 
@@ -391,6 +397,64 @@ def test_a_package_that_changes_while_it_is_published(desk: Path, repo: Repo) ->
     assert caught.value.reason == "package_unreadable"
     assert accepted(desk / "repo") == []
     assert list((desk / "repo/targets").rglob("*.*")) == []
+
+
+def test_what_is_refused_leaves_no_key(desk: Path, repo: Repo) -> None:
+    keys = desk / "repo-keys"
+    root = next(keys.glob("offline/root-*.pem"))
+    secret = root.read_bytes()
+    root.unlink()
+    before = read_tree(keys)
+
+    assert refused(lambda: Repo(desk / "repo").rotate_key("root")) == "threshold_unmet"
+    assert refused(lambda: Repo(desk / "repo").rotate_key("targets")) == "threshold_unmet"
+    assert read_tree(keys) == before | {"lock": b""}
+
+    root.write_bytes(secret)
+    Repo(desk / "repo").rotate_key("root")
+    assert refused(lambda: Repo(desk / "no", desk / "nokeys").refresh()) == "repo_missing"
+
+
+def test_a_disk_that_fails_takes_no_key_back(desk: Path, repo: Repo) -> None:
+    """The root that names the new key may have been written before."""
+    for step in range(100):
+        failing = Repo(desk / "repo", files=WatchedFiles().fail_at(step, errno.ENOSPC))
+        try:
+            failing.rotate_key("timestamp")
+        except StoreError:
+            Repo(desk / "repo").refresh()
+            accepted(desk / "repo")
+        else:
+            break
+    assert step > 5
+
+
+def test_an_init_that_cannot_be(desk: Path) -> None:
+    (desk / "file").write_text("a file")
+    assert main(["repo", "init", str(desk / "file")]) == 1
+    assert not (desk / "file-keys").exists()
+
+    public = desk / "pub.pem"
+    public.write_text("none")
+    uri = ["--signer", "timestamp", "file2:x", str(public)]
+    assert main(["repo", "init", str(desk / "r"), *uri]) == 1
+    assert list((desk / "r-keys").rglob("*.*")) == []
+    assert main(["repo", "init", str(desk / "r")]) == 0
+
+
+def test_an_init_that_died(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in range(100):
+        folder = desk / f"r{step}"
+        try:
+            Repo(folder, files=WatchedFiles().die_at(step)).init()
+        except PowerCutError:
+            code = main(["repo", "init", str(folder)])
+            if "begin again" not in capsys.readouterr().err:
+                assert code == 0 or Published(folder).there
+                accepted(folder)
+        else:
+            break
+    assert step > 15
 
 
 # A crash half-way

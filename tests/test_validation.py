@@ -268,6 +268,11 @@ PROGRAMS = {
                             "its report makes no sense", True),
     "nonsense": (LOADING + "os.write(fd, b'[1]\\n\\xff\\n{}\\n')", "validation_crashed",
                  "it ended badly: exit status 0 while it was loaded", True),
+    "nested without end": (LOADING + "os.write(fd, b'[' * 100_000 + b'\\n')", "validation_crashed",
+                           "it ended badly: exit status 0 while it was loaded", True),
+    "a refusal that is none": (LOADING + 'say(stage="refused", reason="a b", detail=1)\n'
+                               "sys.exit(3)", "validation_crashed", "its report makes no sense",
+                               True),
     "words without end": (LOADING + "while True: os.write(fd, bytes(65536))", "validation_crashed",
                           "what runs in its place writes without end", True),
     "killed by the kernel": (LOADING + "os.kill(os.getpid(), 9)", "validation_memory",

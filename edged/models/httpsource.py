@@ -137,10 +137,14 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _is_inside(host: str | None) -> bool:
+    name = (host or "").removesuffix(".")
     try:
-        address = ipaddress.ip_address(host or "")
-    except ValueError:
-        return host == "localhost"
+        # As the resolver reads it: 127.1 and 0x7f000001 are addresses too.
+        packed = socket.inet_pton(socket.AF_INET6, name) if ":" in name else socket.inet_aton(name)
+    except OSError:
+        return name == "localhost" or name.endswith(".localhost")
+    address = ipaddress.ip_address(packed)
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 

@@ -90,16 +90,32 @@ class Repo:
             OperatorError: `repo_exists`, `key_invalid`, `key_unavailable`, `threshold_unmet`.
             StoreError: it cannot be written.
         """
-        if self.published.metadata.exists() or self.keys.known:
+        directory, keys = self.published.directory, self.keys.directory
+        if self.published.there or self.keys.known:
+            cut = f"If an init was cut short: remove {directory} and {keys} and begin again."
             raise OperatorError(
                 "repo_exists",
-                f"there is a repository {self.published.directory}, or keys of one, already.",
+                f"there is a repository {directory}, or keys of one in {keys}, already.",
+                advice="" if self.published.there else cut,
             )
-        self.keys.days = {**DAYS, **(days or {})}
+        with storing(_WHAT):
+            self._files.make_dirs(self.published.metadata)
+            self._files.make_dirs(self.published.targets)
+        with self.keys.undone_on_refusal():
+            return self._init(thresholds or {}, root_keys, elsewhere, days or {})
+
+    def _init(
+        self,
+        thresholds: Mapping[str, int],
+        root_keys: int,
+        elsewhere: Sequence[tuple[str, Elsewhere]],
+        days: Mapping[str, int],
+    ) -> State:
+        self.keys.days = {**DAYS, **days}
         root = Root(consistent_snapshot=True)
         for role in ROLES:
             others = [self.keys.take(key) for name, key in elsewhere if name == role]
-            threshold = (thresholds or {}).get(role, 1)
+            threshold = thresholds.get(role, 1)
             count = max(threshold, root_keys if role == "root" else 1) - len(others)
             for key in (*others, *(self.keys.make(role) for _ in range(count))):
                 root.add_key(key, role)
@@ -107,9 +123,6 @@ class Repo:
         self.keys.save()
         state = State(root, Targets(), Snapshot(), Timestamp())
         state.root.expires = self._expiry("root")
-        with storing(_WHAT):
-            self._files.make_dirs(self.published.metadata)
-            self._files.make_dirs(self.published.targets)
         # Versions of the others count up from 0 as for any change.
         for role in ROLES[1:]:
             getattr(state, role).version = 0
@@ -219,7 +232,7 @@ class Repo:
             OperatorError: `key_ambiguous`, `key_unknown`, and as `publish`.
             StoreError: it cannot be written.
         """
-        with self._changing() as state:
+        with self._changing() as state, self.keys.undone_on_refusal():
             old = copy.deepcopy(state.root)
             leaving = _pick(state.root.roles[role].keyids, role, keyid)
             key = self.keys.make(role) if elsewhere is None else self.keys.take(elsewhere)
@@ -242,6 +255,12 @@ class Repo:
     def _changing(self) -> Iterator[State]:
         """One change at a time: the timer's refresh waits for somebody's publish."""
         self.published.state()
+        if not self.keys.known:
+            raise OperatorError(
+                "keys_unreadable",
+                f"there is no keys.json in {self.keys.directory}.",
+                advice="Give --keys DIR.",
+            )
         with storing(_WHAT), (self.keys.directory / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.keys.load()  # who held the lock may have replaced a key
@@ -313,6 +332,7 @@ class Repo:
                     "threshold_unmet",
                     f"{role} needs {result.threshold} signatures, {len(result.signed)} can be made:"
                     f" {' '.join(problems)}",
+                    advice="Is the stick with the offline keys there? Give --keys DIR.",
                 )
         return metadata.to_bytes()
 

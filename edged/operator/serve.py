@@ -83,7 +83,7 @@ class Server(ThreadingHTTPServer):
             super().__init__((address, port), handler)
         except (OSError, OverflowError) as error:  # the latter: no such port
             raise OperatorError(
-                "address_unusable", f"cannot listen on {address}:{port}: {error}."
+                "address_unusable", f"cannot listen on {address}:{port}: {error}"
             ) from error
 
     def handle_error(self, *_: object) -> None:
