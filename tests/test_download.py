@@ -329,6 +329,7 @@ def test_redirects_are_followed_thrice(case: Case) -> None:
         ("http://a.org/x", "http://127.1/x", False),
         ("http://a.org/x", "http://0xa9fea9fe/x", False),
         ("http://a.org/x", "http://0/x", False),
+        ("http://a.org/x", "http://[fe80::1%25eth0]/x", False),
         ("http://a.org/x", "http://10.0.0.1/x", True),
         ("http://127.0.0.1/x", "http://127.0.0.1:8/x", True),
         ("http://a.org/x", "data:,x", False),

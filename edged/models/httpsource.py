@@ -137,7 +137,7 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _is_inside(host: str | None) -> bool:
-    name = (host or "").removesuffix(".")
+    name = (host or "").partition("%")[0].removesuffix(".")  # without an interface's name
     try:
         # As the resolver reads it: 127.1 and 0x7f000001 are addresses too.
         packed = socket.inet_pton(socket.AF_INET6, name) if ":" in name else socket.inet_aton(name)
