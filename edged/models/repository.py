@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tuf.api.exceptions import DownloadError, RepositoryError
-from tuf.api.metadata import Snapshot, TargetFile, Timestamp
+from tuf.api.metadata import Root, Snapshot, TargetFile, Timestamp
 
 from edged import RELEASED_S
 from edged.errors import FetchError, VerifyError
@@ -258,15 +258,13 @@ class Repository:
             try:
                 client.refresh()
             except (RepositoryError, DownloadError) as error:
-                if not self._has_new_keys(client):
-                    failure = client.explain(error)
+                failure = client.explain(error)
+                if failure.reason != "metadata_rollback" or not self._has_new_keys(client):
                     self._remember(client)
                     raise failure from error
             else:
                 return client
             # The way back from a fast-forward: with new keys, versions begin anew (TUF 5.3.11).
-            # Whatever the failure was: these keys are remembered as known now, so nothing that a
-            # thief has counted up may be kept beside them.
             for role in (Timestamp.type, Snapshot.type):
                 (self._work / f"{role}.json").unlink(missing_ok=True)
             client = self._begin(reference_s, patience)
@@ -299,12 +297,19 @@ class Repository:
         """
         trust = self._kept.trust
         anchor = hashlib.sha256(self._root).hexdigest()
-        seen = {} if self._has_new_keys(client) else dict(trust.versions)
+        loaded, keys, seen = client.loaded(), client.keys(), dict(trust.versions)
+        if self._has_new_keys(client):
+            if client.has_new_timestamp():
+                seen = {}
+            else:
+                # The timestamp at hand may be what a thief has counted up: the next refresh must
+                # find its way as this one would have, so it must see that the keys are new.
+                loaded, keys = {Root.type: client.root()}, dict(trust.keys)
         if anchor == trust.anchor:
             seen["root"] = trust.versions.get("root", 0)
         else:
             seen.pop("root", None)  # the owner has put another root there
-        for role, signed in client.loaded().items():
+        for role, signed in loaded.items():
             if signed.version < seen.get(role, 0):
                 raise VerifyError(
                     "metadata_rollback",
@@ -313,7 +318,7 @@ class Repository:
             seen[role] = signed.version
         floor_s = max(trust.time_floor_s, int(now_s))
         forgotten = trust.forgotten and not told
-        remembered = Trust(floor_s, seen, client.keys(), anchor, forgotten)
+        remembered = Trust(floor_s, seen, keys, anchor, forgotten)
         with storing(_WHAT):
             metadata = {
                 str(path.relative_to(self._work)): path.read_bytes()
