@@ -17,9 +17,10 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, ReadTimeoutError
 
 from edged.errors import FetchError
 from edged.models.source import Body, ContentRange, Patience
@@ -78,7 +79,8 @@ class HttpSource:
                     response = stack.enter_context(self._follow(session, url, headers, patience))
                 _check_status(response, url)
                 body = _body(response, leash, url)
-            except (requests.RequestException, HTTPError, OSError) as error:
+            # ValueError: a length, say, of more digits than Python reads.
+            except (requests.RequestException, HTTPError, OSError, ValueError) as error:
                 raise leash.cause or _explain(error, url) from error
             # Not within the try: what the caller does with the body is no fault of the network.
             yield body
@@ -188,7 +190,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         until = email.utils.parsedate_to_datetime(text)
         asked = email.utils.parsedate_to_datetime(headers.get("Date", ""))
         return min(max((until - asked).total_seconds(), 0.0), _LONGEST_RETRY_AFTER_S)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -223,7 +225,7 @@ def _pieces(response: requests.Response, leash: _Leash, url: str) -> Iterator[by
         try:
             # What is there, at most: a reader that waits for more loses it when cut.
             piece = response.raw.read1(_PIECE_BYTES, decode_content=False)
-        except (requests.RequestException, HTTPError, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise leash.cause or _explain(error, url) from error
         if leash.cause:
             raise leash.cause
@@ -254,8 +256,10 @@ def _explain(error: Exception, url: str) -> FetchError:  # noqa: PLR0911 - a tab
         )
     if isinstance(error, requests.exceptions.ProxyError):
         return FetchError("proxy_failed", f"the proxy does not lead to {where}.")
-    if isinstance(error, ValueError):  # requests' InvalidURL, InvalidSchema and MissingSchema
+    if isinstance(error, InvalidURL | InvalidSchema | MissingSchema | LocationValueError):
         return FetchError("url_invalid", f"not a URL that can be fetched: {where}.")
+    if isinstance(error, ValueError):
+        return FetchError("status_unexpected", f"the server's answer makes no sense: {where}.")
     if isinstance(error, requests.exceptions.ReadTimeout | ReadTimeoutError | TimeoutError):
         return FetchError("server_silent", f"{where} went silent.")
     if type(error) is OSError:  # requests looks for these files before it connects
