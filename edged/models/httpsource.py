@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import ipaddress
+import os
 import socket
 import threading
 import time
@@ -286,6 +287,7 @@ class _Leash:
         self._patience = patience
         self._bytes = 0
         self._lines: list[socket.socket] = []
+        self._made: list[socket.socket] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
         self.cause: FetchError | None = None
@@ -300,11 +302,15 @@ class _Leash:
         self._thread.join()
         for line in self._lines:
             line.close()
+        for sock in self._made:
+            if sock.fileno() >= 0:  # urllib3 leaves it open where a header makes no sense
+                os.close(sock.detach())
 
     def hold(self, sock: socket.socket) -> None:
         """Take a new connection: a second handle, as TLS takes the first one over."""
         with self._lock:
             self._lines.append(sock.dup())
+            self._made.append(sock)
 
     def count(self, count: int) -> None:
         """Note bytes that arrived."""
