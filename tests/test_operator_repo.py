@@ -287,6 +287,7 @@ def test_keys_that_something_else_keeps(desk: Path, capsys: pytest.CaptureFixtur
         (["repo", "init", "r", "--expires", "root"], 2, "--expires"),
         (["repo", "init", "r", "--signer", "boss", "x:", "y"], 2, "--signer"),
         (["repo", "init", "repo"], 1, "repo_exists"),
+        (["repo", "init", "r", "--keys", "r/../r/keys"], 1, "keys_exposed"),
         (["repo", "rotate-key", "repo", "boss"], 2, "boss"),
         (["repo", "publish", "r", "none.zip"], 1, "package_unreadable"),
         (["repo", "publish", "repo", "none.zip"], 1, "package_unreadable"),

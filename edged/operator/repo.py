@@ -87,10 +87,16 @@ class Repo:
             days: role to how long its metadata are good; `DAYS` where not said.
 
         Raises:
-            OperatorError: `repo_exists`, `key_invalid`, `key_unavailable`, `threshold_unmet`.
+            OperatorError: `repo_exists`, `keys_exposed`, `key_invalid`, `key_unavailable`, `threshold_unmet`.
             StoreError: it cannot be written.
         """
-        directory, keys = self.published.directory, self.keys.directory
+        directory, keys = self.published.directory, self.keys.directory.absolute()
+        if keys.resolve().is_relative_to(directory.resolve()):
+            raise OperatorError(
+                "keys_exposed",
+                f"{keys} is within {directory}, which is served to everybody.",
+                advice="Keep the keys elsewhere.",
+            )
         if self.published.there or self.keys.known:
             cut = f"If an init was cut short: remove {directory} and {keys} and begin again."
             raise OperatorError(
