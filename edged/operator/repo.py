@@ -87,7 +87,8 @@ class Repo:
             days: role to how long its metadata are good; `DAYS` where not said.
 
         Raises:
-            OperatorError: `repo_exists`, `keys_exposed`, `key_invalid`, `key_unavailable`, `threshold_unmet`.
+            OperatorError: `repo_exists`, `keys_exposed`, `key_invalid`, `key_unavailable`,
+                `threshold_unmet`.
             StoreError: it cannot be written.
         """
         directory, keys = self.published.directory, self.keys.directory.absolute()
