@@ -649,6 +649,7 @@ def test_a_hostile_stick(tmp_path: Path, repo: Repo, content: bytes) -> None:
     tracemalloc.stop()
 
     assert reason in ("stick_unreadable", "not_found")
+    assert (reason == "stick_unreadable") == (content == STICKS["a size below 0"])
     assert peak_bytes < 5_000_000
 
 
