@@ -268,7 +268,7 @@ PROGRAMS = {
                             "its report makes no sense", True),
     "nonsense": (LOADING + "os.write(fd, b'[1]\\n\\xff\\n{}\\n')", "validation_crashed",
                  "it ended badly: exit status 0 while it was loaded", True),
-    "slow": (LOADING + DONE.replace("p95_ms=1", "p95_ms=10_001"), "validation_slow",
+    "an invoke too long": (LOADING + DONE.replace("p95_ms=1", "p95_ms=10_001"), "validation_slow",
              "an invoke takes 10001 ms, longer than the service waits", False),
     "nested without end": (LOADING + "os.write(fd, b'[' * 100_000 + b'\\n')", "validation_crashed",
                            "it ended badly: exit status 0 while it was loaded", True),
