@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,18 @@ def test_an_installation_that_cannot_begin_leaves_the_one_before_its_file(
     assert not held.closed
     held.close()
     assert not opened(os.getpid(), package)
+
+
+@pytest.mark.parametrize("version", ["banana", "1.0.0-" + "a" * 60, ".."])
+def test_a_stick_with_a_version_that_is_none(device, tmp_path, version) -> None:
+    with tarfile.open(tmp_path / "stick.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo(f"targets/m/{version}.zip"))
+    device.start().wait_ready()
+
+    code, _, err = edged(device, "models", "install", str(tmp_path / "stick.tar"))
+
+    assert (code, "not_an_export" in err) == (1, True), err
+    assert edged(device, "models", "list")[0] == 0, device.log
 
 
 def test_a_pipe_keeps_nobody_waiting(device, tmp_path) -> None:

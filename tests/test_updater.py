@@ -544,7 +544,7 @@ def test_what_comes_next_does_not_inherit_the_patience(device: Device, trouble: 
     device.work()
     assert device.at().current.reason == "server_busy"
     command = {"id": "r1", "action": "rollback", "from_version": "1.3.0"}
-    device.inbox.arrived(COMMAND.format("birds"), orjson.dumps(command), False)
+    device.arrive(COMMAND.format("birds"), orjson.dumps(command))
     device.updater.turn()
     device.work()
     assert device.on_stage["birds"] == PREVIOUS.sha256
@@ -645,7 +645,7 @@ def test_what_still_has_to_leave_keeps_another_trial_waiting() -> None:
 
 def test_what_is_marked_while_it_is_returned_to_does_not_become_active(device: Device) -> None:
     command = {"id": "r1", "action": "rollback", "from_version": "1.3.0"}
-    device.inbox.arrived(COMMAND.format("birds"), orjson.dumps(command), False)
+    device.arrive(COMMAND.format("birds"), orjson.dumps(command))
     device.updater.turn()
     device.tasks.pop(0)()
     assert device.on_stage["birds"] == PREVIOUS.sha256

@@ -21,12 +21,12 @@ from edged.models.journal import Journal
 from edged.models.overview import deployments, mark, overview
 from edged.models.pursuit import cancel, forget_order, install, roll_back
 from edged.models.records import Moment
+from edged.models.stick import read_members
 from edged.models.updater import Updater
+from edged.models.version import Version
 
 if TYPE_CHECKING:  # python-tuf behind it is 20 MB: loaded where a repository is first asked
     from edged.models.repository import Repository
-
-_MOST_MEMBERS = 1000
 
 Answer = dict[str, object]
 
@@ -205,12 +205,12 @@ def _exported(path: Path, model: str) -> str:
     """
     pattern = re.compile(rf"targets/{re.escape(model)}/(?:[0-9a-f]{{64}}\.)?(.+)\.zip")
     try:
-        with tarfile.open(path, "r:") as archive:
-            for _, member in zip(range(_MOST_MEMBERS), archive, strict=False):
+        with path.open("rb") as file:
+            for member in read_members(file):
                 match = pattern.fullmatch(member.name)
                 if match is not None:
-                    return match[1]
-    except (tarfile.TarError, OSError) as error:
+                    return Version(match[1]).text
+    except (tarfile.TarError, OSError, ValueError) as error:
         raise VerifyError("not_an_export", f"cannot read {path}: {error}.") from error
     raise VerifyError(
         "not_an_export",

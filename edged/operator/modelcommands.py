@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from edged.command import FAILED, OK
+from edged.command import FAILED, OK, new_file
 from edged.models.manifest import Manifest, encode_manifest
 from edged.models.package import read_package
 from edged.models.validation import Validation
@@ -35,7 +35,7 @@ def add_model_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
     )
     pack.add_argument("--color", choices=("rgb", "bgr"), help="what it was trained with")
     pack.add_argument("--resize", choices=("stretch", "center_crop", "letterbox"))
-    pack.add_argument("-o", "--output", type=Path, required=True, metavar="PACKAGE.zip")
+    pack.add_argument("-o", "--output", type=new_file, required=True, metavar="PACKAGE.zip")
     pack.set_defaults(command=_pack)
 
     inspect = commands.add_parser("inspect", help="say what a package says about itself")
