@@ -41,6 +41,7 @@ class Seen:
 
     captured_s: float
     arrived_s: float
+    frame: int
     seq: int
     version: str
 
@@ -79,7 +80,7 @@ class Ledger:
         rows = []
         for arrived_s, payload in list(self._raw):
             said = orjson.loads(payload)
-            rows.append(Seen(said["t"], arrived_s, said["seq"], said["version"]))
+            rows.append(Seen(said["t"], arrived_s, said["frame"], said["seq"], said["version"]))
         return rows
 
     def close(self) -> None:

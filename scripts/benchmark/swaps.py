@@ -48,7 +48,7 @@ class Course:
     Attributes:
         seen: all predictions.
         around: the spans around swaps.
-        swapping: the same and the whole of the deployments before them.
+        swapping: the same, with the whole of each deployment.
         quiet: the spans without.
         memory_mb: resident at the start, at the end, and the most in between.
         deployment_s: what each took.
@@ -60,6 +60,11 @@ class Course:
     quiet: list[Span]
     memory_mb: tuple[float, float, float]
     deployment_s: list[float]
+
+    @property
+    def captured(self) -> int:
+        """Frames that the camera gave, from the first that was seen to the last."""
+        return self.seen[-1].frame - self.seen[0].frame + 1
 
 
 def gaps_ms(seen: Sequence[Seen], span: Span, when: When) -> list[float]:
@@ -163,7 +168,7 @@ def _figures(name: str, course: Course, must: float | None, model_mb: float) -> 
             (float(irregular([one.seq for one in course.seen])),),
             must=0,
             digits=0,
-            beside=f"{len(course.seen)} predictions",
+            beside=f"{len(course.seen)} predictions of {course.captured} frames captured",
         ),
         Figure(
             f"memory after {swaps_done} swaps over the start, {name}",
