@@ -128,7 +128,8 @@ def test_growth_over_deployments_is_told_from_the_first_third_and_from_noise(soa
     assert grown(deployments(100))[0] == []
     assert grown(deployments(100, rss_kb=lambda i: 9e4 + 500 * min(i, 33) + noise[i]))[0] == []
     assert grown(deployments(100, rss_kb=lambda i: 9e4 + 20 * i + noise[i]))[0] == ["more rss"]
-    assert grown(deployments(100, descriptors=lambda i: 9 + (i > 90)))[0] == ["more descriptors"]
+    assert grown(deployments(100, descriptors=lambda i: 9 + (i > 80)))[0] == ["more descriptors"]
+    assert grown(deployments(100, threads=lambda i: 9 + (i % 7 == 0)))[0] == []
     assert grown(deployments(100, files=lambda i: 20 + i // 10))[0] == ["more files"]
     assert "rss: +0 KB" in grown(deployments(100))[1][3]
 

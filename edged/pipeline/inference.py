@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from edged.errors import EdgedError, ValidationError
-from edged.inference.preprocess import Geometry
 from edged.inference.servable import Outputs, Servable
 from edged.pipeline.bell import Bell
 from edged.pipeline.lane import Lane
@@ -117,12 +116,12 @@ class InferenceWorker:
         except ValidationError as error:
             lane.counters.errors[error.reason] += 1
         self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs))
-        self._compare(lane, slot, slot.place, outputs)
+        self._compare(lane, servable, slot, outputs)
 
-    def _compare(self, lane: Lane, slot: Slot, place: Geometry, outputs: Outputs) -> None:
+    def _compare(self, lane: Lane, servable: Servable, slot: Slot, outputs: Outputs) -> None:
         """Run the model before a trial on the frame too; nobody waits for what it says."""
         trial = lane.model.trial
-        if trial is None:
+        if trial is None or trial.candidate is not servable or slot.place is None:
             return
         self._due_s = time.monotonic() + lane.model.invoke_limit_s
         try:
@@ -132,4 +131,4 @@ class InferenceWorker:
             self._invoking("")
             self._due_s = None
         if beside is not None:
-            self._results.put(Comparison(trial, outputs, place, beside))
+            self._results.put(Comparison(trial, outputs, slot.place, beside))

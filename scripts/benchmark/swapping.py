@@ -27,6 +27,7 @@ from benchmark.process import start_daemon
 from benchmark.world import memory_mb, wait_for
 from edged.control_client import ask
 from edged.control_wire import Request
+from edged.inference.factory import factory_path
 from edged.models.manifest import TrialTerms
 from edged.operator.pack import Choices, pack
 
@@ -109,7 +110,7 @@ class Swapper:
     """The daemon with one camera at 30 frames/s, and packages to put into it.
 
     Args:
-        models: files; the first is the factory model, and all become packages, two at least.
+        models: files, or `belt`; the first is the factory model, and all become packages.
         images: what the camera shows, which are also the golden set.
         port: of the broker.
         folder: for everything.
@@ -122,13 +123,14 @@ class Swapper:
         folder.mkdir()
         self._run, self._versions = folder / "run", []
         self._packages: list[Path] = []
-        for number, model in enumerate(models):
+        files = [factory_path(model) for model in models]
+        for number, model in enumerate(files):
             version = f"1.0.{number}"
             package = folder / f"{version}.zip"
             # Nothing here shall depend on a trial's opinion of a noisy machine.
             choices = Choices(most_images=4, trial=TrialTerms(p95_ratio=100.0))
             pack(
-                Path(model),
+                model,
                 name="m",
                 version=version,
                 golden_dir=images,
@@ -137,7 +139,7 @@ class Swapper:
             )
             self._versions.append(version)
             self._packages.append(package)
-        self.model_mb = max(Path(model).stat().st_size for model in models) / 2**20
+        self.model_mb = max(model.stat().st_size for model in files) / 2**20
         config = folder / "edged.toml"
         config.write_text(
             f'device_id = "{name}"\nstate_dir = "{folder}/state"\nruntime_dir = "{self._run}"\n'
