@@ -206,13 +206,19 @@ class Interpreter:
         _give_memory_back()
 
 
+@functools.cache  # a handle of the library is a class of its own, and garbage for long
+def _trim() -> Any:
+    """Return glibc's `malloc_trim`; None of another library, which needs none."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
 def _give_memory_back() -> None:
     """Have the C library return what is free.
 
     It keeps what was freed for the thread that had it, and each model is loaded by another: seven
     megabytes more with every second swap. About 1 ms, without the GIL.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl needs none
+    trim = _trim()
     if trim is not None:
         trim(0)
 
