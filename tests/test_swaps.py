@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from test_servable import load
 
 from edged.control_client import ask
 from edged.control_wire import Request
+from edged.inference.preprocess import Preprocessor
 from edged.models.trial import TrialLimits
 from edged.pipeline.stage import Stage
 
@@ -87,6 +89,21 @@ def test_ten_swaps_at_30_frames_a_second_leave_nothing_behind(line: Line, tmp_pa
     here = {path for path in mapped("self") if path.startswith(str(tmp_path))}
     assert here == {str(newest)}
     assert no_more(held("self"), before)
+
+
+def test_what_a_camera_had_for_the_model_before_goes_at_once(tmp_path: Path) -> None:
+    """Cycles are looked for after hundreds of swaps."""
+    servable = load(models.write(tmp_path / "model.tflite", models.classifier()))
+    preprocessor = Preprocessor(servable.input)
+    preprocessor.geometry(48, 64)
+    gone = weakref.ref(preprocessor)
+    gc.disable()
+    try:
+        del preprocessor
+        assert gone() is None
+    finally:
+        gc.enable()
+        servable.close()
 
 
 @pytest.mark.broker
