@@ -132,12 +132,12 @@ def test_a_cut_connection_is_gone_on_with(case: Case, cut: int) -> None:
 
 def test_no_request_leaves_classes_behind(case: Case) -> None:
     """They are garbage in cycles, which is looked for after hundreds of deployments."""
-    case.download()
+    case.look(case.start())
     gc.collect()
     before = len(HTTPConnection.__subclasses__())
     gc.disable()
     try:
-        case.download()
+        case.look(case.start())
         assert len(HTTPConnection.__subclasses__()) == before
     finally:
         gc.enable()
