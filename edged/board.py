@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 import re
 import resource
@@ -45,12 +46,17 @@ def temperatures_c(root: Path = Path("/")) -> dict[str, float]:
     return found
 
 
+@functools.cache  # a handle is a class of its own, and garbage for long
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
 def kernel_clock_synchronised() -> bool | None:
     """Say what the kernel was told about its clock; None where it does not answer."""
     # struct timex, all zero: change nothing. Larger than any architecture's.
     timex = ctypes.create_string_buffer(512)
     try:
-        state = ctypes.CDLL(None).adjtimex(timex)
+        state = _libc().adjtimex(timex)
     except (AttributeError, OSError):
         return None
     return None if state < 0 else state != _TIME_ERROR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ from sim.files import (
 )
 from sim.tcp import Proxy, Silence
 from sim.tuf import Server, Trouble, World, serving
+from urllib3.connection import HTTPConnection
 
 from edged.errors import EdgedError, FetchError, StoreError, VerifyError
 from edged.models.files import Files
@@ -126,6 +128,19 @@ def test_a_cut_connection_is_gone_on_with(case: Case, cut: int) -> None:
     ranges = [wanted for _, wanted, _ in case.server.asked]
     assert ranges == (["", ""] if cut == 0 else ["", f"bytes={cut}-"])
     assert all(etag for _, wanted, etag in case.server.asked if wanted)
+
+
+def test_no_request_leaves_classes_behind(case: Case) -> None:
+    """They are garbage in cycles, which is looked for after hundreds of deployments."""
+    case.look(case.start())
+    gc.collect()
+    before = len(HTTPConnection.__subclasses__())
+    gc.disable()
+    try:
+        case.look(case.start())
+        assert len(HTTPConnection.__subclasses__()) == before
+    finally:
+        gc.enable()
 
 
 def test_cuts_again_and_again(case: Case) -> None:

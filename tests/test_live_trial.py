@@ -42,9 +42,11 @@ def until(done: Callable[[], object]) -> None:
 
 
 class Line:
-    """A camera at the model's pace, one model slot, and a publisher that remembers."""
+    """A camera, by default at the model's pace, one model slot, a publisher that remembers."""
 
-    def __init__(self, servable: Servable, scenes: Callable[[int], np.ndarray]) -> None:
+    def __init__(
+        self, servable: Servable, scenes: Callable[[int], np.ndarray], gap_s: float = 0.0
+    ) -> None:
         bell = Bell()
         self.slot = ModelSlot("m", bell)
         self.slot.current = servable
@@ -60,7 +62,7 @@ class Line:
         )
         world = CameraWorld()
         number = count()
-        world.plug_endless(lambda: scenes(next(number)), gap_s=0.0)
+        world.plug_endless(lambda: scenes(next(number)), gap_s)
         config = CameraConfig(name="cam", source="synthetic", model="m", fps=0)
         capture = CaptureWorker(config, lane, world.open, count(1), lambda: None)
         self._workers = (capture, InferenceWorker(bell, (lane,), results), publisher)
@@ -207,6 +209,29 @@ def test_frames_written_for_the_model_before_serve_one_with_the_same_input(files
 
     assert line.counters.no_model == 0
     assert line.counters.replaced == 0
+
+
+def test_a_prediction_does_not_wait_for_the_comparison(line: Line, files, monkeypatch) -> None:
+    """On a board that takes 100 ms for an invoke every tenth frame would come that much later."""
+    previous = line.slot.current
+    assert previous is not None
+    inside, go_on = threading.Event(), threading.Event()
+    real = previous.infer
+
+    def slow(tensor, state=None):
+        inside.set()
+        assert go_on.wait(WAIT_S)
+        return real(tensor, state)
+
+    candidate = load(files["equal"])
+    line.slot.swap(candidate, WAIT_S)
+    monkeypatch.setattr(previous, "infer", slow)
+    watch = TrialWatch(LIMITS, time.monotonic())
+    line.slot.set_trial(LiveTrial(candidate, watch, previous, every=1), WAIT_S)
+    assert inside.wait(WAIT_S)
+
+    until(lambda: len(line.sent) == line.counters.inferred)
+    go_on.set()
 
 
 def test_the_end_of_a_trial_waits_for_the_previous_model(line: Line, files, monkeypatch) -> None:

@@ -6,6 +6,7 @@ Importing this costs 20 ms and 4 MB beside python-tuf, 75 ms and 13 MB alone: on
 from __future__ import annotations
 
 import email.utils
+import functools
 import ipaddress
 import os
 import socket
@@ -365,23 +366,35 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def _pools(hold: Callable[[socket.socket], None]) -> dict[str, type[HTTPConnectionPool]]:
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            sock = super()._new_conn()
-            hold(sock)
-            return sock
+def _pools(
+    hold: Callable[[socket.socket], None],
+) -> dict[str, Callable[..., HTTPConnectionPool]]:
+    # Not classes made anew: each would be garbage that is collected long after.
+    return {"http": functools.partial(_PlainPool, hold), "https": functools.partial(_TlsPool, hold)}
 
-    class Tls(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            sock = super()._new_conn()
-            hold(sock)
-            return sock
 
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
+class _Plain(HTTPConnection):
+    def __init__(self, hold: Callable[[socket.socket], None], *args: Any, **settings: Any) -> None:
+        self._hold = hold
+        super().__init__(*args, **settings)
 
-    class TlsPool(HTTPSConnectionPool):
-        ConnectionCls = Tls
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        self._hold(sock)
+        return sock
 
-    return {"http": PlainPool, "https": TlsPool}
+
+class _Tls(_Plain, HTTPSConnection):
+    """The same with TLS."""
+
+
+class _PlainPool(HTTPConnectionPool):
+    def __init__(self, hold: Callable[[socket.socket], None], *args: Any, **settings: Any) -> None:
+        self.ConnectionCls = functools.partial(_Plain, hold)  # type: ignore[assignment]
+        super().__init__(*args, **settings)
+
+
+class _TlsPool(HTTPSConnectionPool):
+    def __init__(self, hold: Callable[[socket.socket], None], *args: Any, **settings: Any) -> None:
+        self.ConnectionCls = functools.partial(_Tls, hold)  # type: ignore[assignment]
+        super().__init__(*args, **settings)
