@@ -28,6 +28,7 @@ from edged.pipeline.modelslot import ModelSlot
 from edged.pipeline.policy import PublishPolicy
 from edged.pipeline.publisher import PublisherWorker
 from edged.pipeline.results import Inference, Results
+from edged.pipeline.stage import Stage
 from edged.pipeline.trial import LiveTrial
 
 WAIT_S = 10.0
@@ -44,10 +45,16 @@ def until(done: Callable[[], object]) -> None:
 class Line:
     """A camera at the model's pace, one model slot, and a publisher that remembers."""
 
-    def __init__(self, servable: Servable, scenes: Callable[[int], np.ndarray]) -> None:
+    def __init__(
+        self,
+        servable: Servable,
+        scenes: Callable[[int], np.ndarray],
+        invoking: Callable[[str], None] = lambda sha256: None,
+    ) -> None:
         bell = Bell()
         self.slot = ModelSlot("m", bell)
         self.slot.current = servable
+        self.stage = Stage({"m": self.slot})
         self.counters = CameraCounters()
         lane = Lane("cam", Mailbox(bell, self.counters), self.slot, self.counters)
         results = Results()
@@ -63,7 +70,7 @@ class Line:
         world.plug_endless(lambda: scenes(next(number)), gap_s=0.0)
         config = CameraConfig(name="cam", source="synthetic", model="m", fps=0)
         capture = CaptureWorker(config, lane, world.open, count(1), lambda: None)
-        self._workers = (capture, InferenceWorker(bell, (lane,), results), publisher)
+        self._workers = (capture, InferenceWorker(bell, (lane,), results, invoking), publisher)
         for worker in self._workers:
             worker.start()
 

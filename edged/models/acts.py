@@ -21,12 +21,14 @@ from edged.inference.interpreter import choose_runtime
 from edged.inference.modelfile import read_model_file
 from edged.inference.servable import Servable
 from edged.models.deployment import return_to, under_way
+from edged.models.examination import Examination
 from edged.models.files import Files, storing
 from edged.models.findings import found, restored, validated
 from edged.models.fit import Board, check_fit
+from edged.models.golden import read_golden
 from edged.models.journal import Journal
-from edged.models.loading import read_manifest
-from edged.models.manifest import MANIFEST, MODEL, MODEL_EDGETPU, Manifest, Processor
+from edged.models.loading import read_file, read_manifest
+from edged.models.manifest import GOLDEN, MANIFEST, MODEL, MODEL_EDGETPU, Manifest, Processor
 from edged.models.package import Package, read_package, unpack
 from edged.models.records import Origin
 from edged.models.store import Store
@@ -59,9 +61,16 @@ class Scene(Protocol):
     """Where models change places: `edged.pipeline.stage.Stage`."""
 
     def try_out(
-        self, name: str, load: Callable[[], Servable], limits: TrialLimits, *, alone: bool
+        self,
+        name: str,
+        load: Callable[[], Servable],
+        limits: TrialLimits,
+        *,
+        alone: bool,
+        examine: Callable[[Servable], Examination | None],
+        canceled: Callable[[], bool],
     ) -> None:
-        """Load a candidate and let it serve, on trial."""
+        """Load a candidate, examine it where that is asked, and let it serve, on trial."""
         ...
 
     def verdict(self, name: str) -> tuple[Verdict, dict[str, object]]:
@@ -127,6 +136,8 @@ class LiveActs:
         # The metadata are shared by all models; packages are not.
         self._metadata = threading.Lock()
         self._targets: dict[str, tuple[str, Repository, Target]] = {}
+        # By model, the deployment whose candidate gave the golden answers in a child, on the CPU.
+        self._passed: dict[str, str] = {}
         self.supplies: dict[str, tuple[str, Supply]] = {}
 
     def latest(self, order: Callable[[str], object]) -> Mapping[str, str]:
@@ -213,20 +224,35 @@ class LiveActs:
             model, place, limits, edgetpu=self._alone(journal, place), cancelled=task.canceled
         )
         if said.reason is None:
+            if not said.structure_only:
+                self._passed[journal.model] = current.deployment_id
             return validated(journal)
         return Event(Kind.BROKEN if said.marks else Kind.REFUSED, said.reason, said.detail)
 
-    def try_out(self, journal: Journal, task: Task) -> None:  # noqa: ARG002 - loading goes on
-        """Let it serve, on trial."""
+    def try_out(self, journal: Journal, task: Task) -> None:
+        """Let it serve, on trial; what was made for an Edge TPU shows its golden set first."""
         current = under_way(journal)
         model, version, sha256 = journal.model, current.version, current.sha256
         place = self._store.check(model, version, sha256)
-        limits = self._limits(read_manifest(place) if (place / MANIFEST).exists() else None)
+        manifest = read_manifest(place) if (place / MANIFEST).exists() else None
+
+        def examine(candidate: Servable) -> Examination | None:
+            # A child runs what is for the CPU only; after a restart nobody knows whether it did.
+            passed = self._passed.get(model) == current.deployment_id
+            asked = (place / MODEL_EDGETPU).exists()
+            if manifest is None or not asked or (passed and candidate.accelerator == "cpu"):
+                return None
+            golden = read_golden(read_file(place, GOLDEN), manifest.golden.samples)
+            named = self._models[model].labels is None
+            return Examination(candidate, golden, manifest, named=named)
+
         self._stage.try_out(
             model,
             lambda: self._loader.load(model, version, sha256),
-            limits,
+            self._limits(manifest),
             alone=self._alone(journal, place),
+            examine=examine,
+            canceled=task.canceled,
         )
 
     def restore(self, journal: Journal, task: Task) -> Event:  # noqa: ARG002 - must come to an end

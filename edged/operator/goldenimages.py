@@ -15,8 +15,8 @@ from edged.errors import CameraError, PackError, ValidationError
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable
 from edged.inference.tensors import Array
+from edged.models.examination import control_images
 from edged.models.golden import FLOAT_TOLERANCE, GOLDEN_LIMIT_BYTES, Constancy, Golden
-from edged.models.loading import control_images
 from edged.models.manifest import Tolerance
 from edged.prediction import seen
 
@@ -48,7 +48,7 @@ def make_samples(servable: Servable, folder: Path, most: int, tolerance: Toleran
     """Run a model on images, a blank one and noise.
 
     Args:
-        servable: the model, told to report all labels.
+        servable: the model.
         folder: with images, or with a folder of images for each label that must be the best.
         most: number of images that are taken, in turn from each folder, by name.
         tolerance: tells which best labels are clear.

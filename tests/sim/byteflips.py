@@ -21,8 +21,8 @@ from edged.errors import EdgedError
 from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable
+from edged.models.examination import control_images
 from edged.models.golden import Comparison
-from edged.models.loading import control_images
 from edged.models.manifest import Tolerance
 
 IMAGES = ("bird.bmp", "cat.bmp", "dragonfly.bmp", "grace_hopper.bmp", "hot_dog.jpg", "parrot.jpg",
