@@ -15,6 +15,8 @@ from edged.models.acts import LiveActs
 from edged.models.casework import Case, Surroundings
 from edged.models.deployment import runs
 from edged.models.desired import Address, addresses
+from edged.models.files import Files
+from edged.models.handover import Handover, names_of
 from edged.models.inbox import Inbox
 from edged.models.journal import Journal
 from edged.models.local import LocalUpdates
@@ -88,7 +90,16 @@ class Updates:
         self._known = update_topics(config)
         root, self.off = _root(config)
         repositories = _Repositories(config, store.staging, root, self.off)
-        acts = LiveActs(config, store, loader, stage, repositories.remote)
+        self._handover = Handover(store.staging, Files())
+        acts = LiveActs(
+            config,
+            store,
+            loader,
+            stage,
+            handover=self._handover,
+            remote=repositories.remote,
+            stick=repositories.stick,
+        )
         world = Surroundings(
             acts=acts,
             keep=lambda journal: store.journal(journal.model).save(journal),
@@ -114,7 +125,9 @@ class Updates:
             monotonic=time.monotonic,
             spawn=spawn,
         )
-        self.local = LocalUpdates(self.updater, acts, self._moment, repositories.stick)
+        self.local = LocalUpdates(
+            self.updater, store, self._handover, self._moment, repositories.stick
+        )
 
     def start(self) -> None:
         """Start the updater."""
@@ -152,10 +165,12 @@ class Updates:
 
     def _tidy(self, name: str) -> None:
         self._store.collect(name)
-        journals = self.journals().values()
-        self._store.clear_staging(
-            {journal.current.sha256 for journal in journals if journal.current is not None}
-        )
+        wanted = set(self._handover.incoming)
+        for model, journal in self.journals().items():
+            if journal.current is not None:
+                wanted |= names_of(model, journal.current.deployment_id)
+                wanted.add(journal.current.sha256)
+        self._store.clear_staging(wanted)
 
 
 class _Repositories:
