@@ -111,6 +111,11 @@ class Tolerance:
             return self.edgetpu
         return self.litert if runtime == "litert" else self.tflite
 
+    @property
+    def most(self) -> int:
+        """The most steps, wherever the model runs."""
+        return max(self.litert, self.tflite, self.edgetpu)
+
 
 @dataclass(frozen=True, slots=True)
 class GoldenSet:
@@ -119,8 +124,8 @@ class GoldenSet:
     Attributes:
         samples: how many.
         made_with: runtime and version that gave the expected outputs.
-        top1: the best label of each sample of a classification, None where the two best are too
-            close to tell; None for other tasks.
+        top1: the best label of each sample of a classification, None where it is not asked (the
+            two best are too close to tell, as in noise); None for other tasks.
         tolerance: how far outputs may be off.
     """
 
