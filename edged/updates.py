@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edged.board import clock_synchronised, default_device_id
 from edged.config import Config
-from edged.errors import ConfigError
+from edged.errors import ConfigError, Trouble
 from edged.loader import Loader
 from edged.models.acts import LiveActs
 from edged.models.casework import Case, Surroundings
@@ -64,6 +64,7 @@ class Updates:
 
     Attributes:
         fixed: what runs of models that nothing may be written about.
+        troubles: what was wrong with journals at the start, by model.
         off: why no model comes over the air; None where it may.
         local: what can be asked for at the device.
     """
@@ -83,7 +84,7 @@ class Updates:
         device_id = config.device_id or default_device_id()
         self._topics = Topics(config.mqtt.topic_prefix, device_id)
         self._session = session
-        self.fixed = started.fixed
+        self.fixed, self.troubles = started.fixed, started.troubles
         self._boot_id = boot_id
         self._store = store
         self._inbox = inbox
@@ -91,7 +92,7 @@ class Updates:
         root, self.off = _root(config)
         repositories = _Repositories(config, store.staging, root, self.off)
         self._handover = Handover(store.staging, Files())
-        acts = LiveActs(
+        self._acts = acts = LiveActs(
             config,
             store,
             loader,
@@ -128,6 +129,13 @@ class Updates:
         self.local = LocalUpdates(
             self.updater, store, self._handover, self._moment, repositories.stick
         )
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with updates over the air, or None."""
+        if self.off is not None:
+            return Trouble.of(self.off)
+        return self._acts.forgotten or self.updater.poll_trouble
 
     def start(self) -> None:
         """Start the updater."""

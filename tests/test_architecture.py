@@ -29,7 +29,7 @@ FLOORS = [
      "camera.videoio", "inference.edgetpu", "inference.factory", "lock", "models.child",
      "models.files", "models.inbox", "models.package", "models.sandbox", "models.source",
      "models.task", "mqtt.credentials", "mqtt.reasons", "mqtt.spoolfile", "mqtt.traffic",
-     "operator.serve", "pipeline.bell", "systemd"],
+     "operator.manifestoptions", "operator.serve", "pipeline.bell", "systemd"],
     ["breadcrumb", "camera.live", "camera.paced", "camera.pirequests", "command", "control",
      "inference.interpreter", "models.casework", "models.download", "models.handover",
      "models.httpsource", "models.journalfile", "models.stick", "models.trust",

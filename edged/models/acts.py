@@ -5,6 +5,7 @@ Each action belongs to one state and one model, and runs on a thread of its own.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edged.board import memory_bytes
 from edged.config import Config, ModelConfig
-from edged.errors import AcceleratorError, FetchError, VerifyError
+from edged.errors import AcceleratorError, FetchError, StoreError, Trouble, VerifyError
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import read_model
 from edged.inference.interpreter import choose_runtime
@@ -38,7 +39,9 @@ from edged.models.trial import TrialLimits, Verdict
 from edged.models.validation import Limits, validate
 
 if TYPE_CHECKING:  # python-tuf behind it is 20 MB: loaded where a repository is first asked
-    from edged.models.repository import Repository
+    from edged.models.repository import Refreshed, Repository
+
+log = logging.getLogger(__name__)
 
 # Of the memory that is free, what a candidate may take while it is tried.
 _MEMORY_SHARE = 0.8
@@ -94,6 +97,9 @@ class Scene(Protocol):
 class LiveActs:
     """The actions, on the real device.
 
+    Attributes:
+        forgotten: said from when it was found that the versions seen before were lost.
+
     Args:
         config: of the device.
         store: where versions are kept.
@@ -121,6 +127,7 @@ class LiveActs:
         self._files = Files()
         self._loader = loader
         self._stage = stage
+        self.forgotten: Trouble | None = None
         self._handover = handover
         self._remote = remote
         self._stick = stick
@@ -139,7 +146,7 @@ class LiveActs:
         repository = self._remote()
         newest = {}
         with self._metadata:
-            repository.refresh()
+            self._heed(repository.refresh())
             for name in self._models:
                 target = repository.latest(name, order)
                 if target is not None and target.release is not None:
@@ -289,7 +296,7 @@ class LiveActs:
             path, _ = self._handover.find(journal.model, current.deployment_id)
         repository = self._stick(path) if local else self._remote()
         with self._metadata:
-            repository.refresh(local=local, cancelled=task.canceled)
+            self._heed(repository.refresh(local=local, cancelled=task.canceled))
             target = repository.find(target_path(journal.model, current.version))
         if target is None:
             raise FetchError(
@@ -297,6 +304,15 @@ class LiveActs:
             )
         self._targets[journal.model] = (current.deployment_id, repository, target)
         return target
+
+    def _heed(self, refreshed: Refreshed) -> None:
+        if refreshed.forgotten:
+            said = (
+                "what the device knew of the repository was damaged: it began anew from root.json,"
+                " and could not tell whether it is shown something old"
+            )
+            self.forgotten = Trouble.of(StoreError("trust_forgotten", said))
+            log.error("%s (%s)", said, self.forgotten.reason)
 
     def _board(self, model: ModelConfig) -> Board:
         processors: list[Processor] = []

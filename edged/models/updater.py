@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from edged.errors import EdgedError, MessageError, StoreError
+from edged.errors import EdgedError, MessageError, StoreError, Trouble
 from edged.models.casework import Case
 from edged.models.desired import Cancel, parse_command, parse_desired
 from edged.models.inbox import Arrival, Inbox
@@ -81,6 +81,10 @@ class Duties:
 class Updater:
     """Drives the deployments of all models.
 
+    Attributes:
+        cases: by model name.
+        poll_trouble: why the newest versions could not be asked for the last time, or None.
+
     Args:
         cases: by model name.
         inbox: what arrives.
@@ -105,6 +109,7 @@ class Updater:
         spawn: Spawn,
     ) -> None:
         self.cases = cases
+        self.poll_trouble: Trouble | None = None
         self._inbox = inbox
         self._voice = voice
         self._duties = duties
@@ -295,7 +300,9 @@ class Updater:
         try:
             if self._duties.latest is not None:
                 self._latest = self._duties.latest()
+                self.poll_trouble = None
         except EdgedError as error:
+            self.poll_trouble = Trouble.of(error)
             log.warning("cannot tell what the latest versions are: %s", error.explain())
         finally:
             self._polling = False

@@ -13,7 +13,7 @@ from dataclasses import replace
 from edged.errors import AcceleratorError, DeviceError, EdgedError
 from edged.inference.servable import Servable
 from edged.models.examination import Examination
-from edged.models.trial import TrialLimits, TrialWatch, Verdict
+from edged.models.trial import INVOKES_NEEDED, TrialLimits, TrialWatch, Verdict
 from edged.pipeline.counters import Times
 from edged.pipeline.modelslot import ModelSlot
 from edged.pipeline.trial import LiveTrial
@@ -21,8 +21,6 @@ from edged.pipeline.trial import LiveTrial
 # How long to wait for the inference thread to let go, and for a recovery that loads.
 _LET_GO_S = 30.0
 _CHANGING_S = 150.0
-# A 95th percentile of fewer invokes says little.
-_LEAST_INVOKES = 50
 _SAME_LABELS_DISAGREEMENT = 0.5
 
 Load = Callable[[], Servable]
@@ -215,4 +213,4 @@ def _busy(slot: ModelSlot) -> AcceleratorError:
 
 def _p95_ms(slot: ModelSlot) -> float | None:
     """Return the 95th percentile of what serves; None where too little is known."""
-    return slot.invoke.percentiles_ms()["p95"] if slot.invoke.count >= _LEAST_INVOKES else None
+    return slot.invoke.percentiles_ms()["p95"] if slot.invoke.count >= INVOKES_NEEDED else None
