@@ -216,8 +216,7 @@ class _Repositories:
             self._staging,
             targets_url,
             source=source,
-            # Where nobody knows (no network time daemon that says so), it is taken to be right.
-            clock=lambda: TufClock(time.time(), clock_synchronised() is not False),
+            clock=lambda: TufClock(time.time(), clock_synchronised()),
         )
 
 
