@@ -246,7 +246,10 @@ class Daemon:
         loaded.
         """
         kept, journals = assembly.release(), assembly.updates.journals()
-        started = Started(fixed=loaded.fixed, troubles=loaded.troubles)
+        troubles = {
+            name: said for name, said in assembly.updates.troubles.items() if name in _names(config)
+        }
+        started = Started(fixed=loaded.fixed, troubles=troubles | loaded.troubles)
         for model in config.model:
             name = model.name
             before = journals.get(name)

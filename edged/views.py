@@ -34,6 +34,8 @@ def status_lines(answer: Answer, width: int) -> list[str]:
         lines.append("A model is stuck; the watchdog restarts the service.")
     lines += _wrapped(_broker(broker), width)
     lines += _wrapped(_outbox(outbox), width)
+    updates = _why(_part(answer, "updates"))
+    lines += _wrapped(f"updates{updates}", width) if updates else []
     lines += _wrapped(f"runtime {_text(versions, 'runtime')}; {_stopped(answer)}", width)
     cameras, models = _parts(answer, "cameras"), _parts(answer, "models")
     lines += ["", *_camera_lines(cameras, width), "", *_running_lines(models, width)]
@@ -159,7 +161,8 @@ def _running_lines(models: Sequence[Answer], width: int) -> list[str]:
         row = [_text(model, "name"), _text(model, "version") or "-", _text(model, "kind") or "-"]
         where = ", ".join(filter(None, (_text(model, "accelerator"), _text(model, "runtime"))))
         rows.append([*row, where or "-"])
-        notes.append(_why(model))
+        journal = _why(_part(model, "journal"))
+        notes.append(_why(model) + (f"; journal{journal}" if journal else ""))
     return _noted(rows, notes, width)
 
 
@@ -171,7 +174,7 @@ def _noted(
     lines = [heading]
     for line, note in zip(body, notes, strict=True):
         lines.append(line)
-        lines += _wrapped("    " + note.removeprefix(": "), width, "    ") if note else []
+        lines += _wrapped("    " + note.lstrip(":; "), width, "    ") if note else []
     return lines
 
 

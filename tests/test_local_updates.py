@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -17,16 +16,12 @@ from sim import models
 from sim.broker import MOSQUITTO, wait_for
 from sim.desk import Desk
 from sim.device import Device
-from sim.journals import MOMENT, under_way
 
 from edged.control_client import ask
 from edged.control_wire import Request
 from edged.errors import StoreError
-from edged.models.acts import Supply
 from edged.models.files import Files
-from edged.models.journal import Journal
-from edged.models.local import LocalUpdates
-from edged.models.records import State
+from edged.models.handover import Handover
 
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 
@@ -100,56 +95,6 @@ def test_install_mark_and_roll_back_at_the_device(device, desk, tmp_path) -> Non
     assert (code, "model_unknown" in err) == (1, True)
 
 
-def opened(process_id: int, file: Path) -> bool:
-    links = Path(f"/proc/{process_id}/fd").iterdir()
-    return any(os.path.realpath(link) == str(file) for link in links)
-
-
-def test_a_stick_can_be_taken_out_when_the_deployment_has_ended(device, desk, tmp_path) -> None:
-    stick = desk.pack("3.0.0")
-    device.start().wait_ready()
-    for arguments in ([], ["and once more"]):
-        code, out, err = edged(device, "models", "install", str(stick), "--bare")
-        assert (code, err) == (0, "")
-        assert arguments or opened(device.process.pid, stick)
-        wait_for("an end", lambda an_id=out.partition(":")[0]: ended(device, an_id))
-        wait_for("nobody reads it any more", lambda: not opened(device.process.pid, stick))
-
-
-@pytest.mark.parametrize("why", ["trial", "disk"])
-def test_an_installation_that_cannot_begin_leaves_the_one_before_its_file(
-    desk, tmp_path, why
-) -> None:
-    package, held = desk.pack("3.0.0"), (tmp_path / "held").open("wb", buffering=0)
-    journal = replace(under_way(State.TRIAL if why == "trial" else State.SYNCING), model="m")
-    before = ("local-7", Supply(None, tmp_path / "held", "", held))
-    disk_full = StoreError("disk_full", "no room")
-
-    def write(journal: Journal) -> None:
-        if why == "disk":
-            raise disk_full
-        case.journal = journal
-
-    def ask(call):
-        assert opened(os.getpid(), package)
-        return call()
-
-    case = SimpleNamespace(journal=journal, write=write)
-    acts = SimpleNamespace(supplies={"m": before})
-    updater = SimpleNamespace(cases={"m": case}, ask=ask)
-    local = LocalUpdates(updater, acts, lambda: MOMENT, lambda _path: None)  # type: ignore[arg-type]
-    if why == "disk":
-        with pytest.raises(StoreError):
-            local.install("m", str(package), bare=True)
-    else:
-        told = local.install("m", str(package), bare=True)["deployment"]
-        assert told["reason"] == "trial_running"
-    assert acts.supplies == {"m": before}
-    assert not held.closed
-    held.close()
-    assert not opened(os.getpid(), package)
-
-
 @pytest.mark.parametrize("version", ["banana", "1.0.0-" + "a" * 60, ".."])
 def test_a_stick_with_a_version_that_is_none(device, tmp_path, version) -> None:
     with tarfile.open(tmp_path / "stick.tar", "w") as archive:
@@ -170,3 +115,68 @@ def test_a_pipe_keeps_nobody_waiting(device, tmp_path) -> None:
 
     assert code == 1
     assert "no ordinary file" in err
+
+
+def descriptors(device: Device) -> int:
+    return len(list(Path(f"/proc/{device.process.pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_what_was_handed_over_survives_the_service(device, desk, tmp_path, bare) -> None:
+    """The command has come back: the stick may be pulled, and the power go."""
+    stick = desk.pack("2.0.0")
+    if not bare:
+        desk.repo.publish(stick, "m", "2.0.0")
+        desk.repo.published.export("m/2.0.0.zip", tmp_path / "stick.tar", Files())
+        stick = tmp_path / "stick.tar"
+    device.start().wait_ready()
+    words = ["models", "install", str(stick)] + (["--bare", "--model", "m"] if bare else [])
+    code, out, err = edged(device, *words)
+    device.kill()  # long before the package was read
+    stick.unlink()
+    device.start().wait_ready()
+
+    assert (code, err) == (0, "")
+    an_id = out.partition(":")[0]
+    wait_for("an end", lambda: ended(device, an_id))
+    assert ended(device, an_id)["status"] == "SUCCEEDED", device.log
+    wait_for("tidied up", lambda: not list((device.state / "staging").iterdir()))
+
+
+def test_a_reload_after_an_installation_holds_no_file_open(device, desk) -> None:
+    bare = desk.pack("2.0.0")
+    device.start().wait_ready()
+    for number in range(1, 4):
+        words = ["models", "install", str(bare), "--bare", "--model", "m"]
+        code, out, _ = edged(device, *words)
+        assert code == 0
+        wait_for("an end", lambda an_id=out.partition(":")[0]: ended(device, an_id))
+        device.signal(signal.SIGHUP)
+        device.wait_ready(times=1 + number)
+        if number == 1:
+            before = descriptors(device)
+    assert descriptors(device) <= before
+
+
+def test_what_a_killed_copy_left_goes_with_the_next_start(device) -> None:
+    left = device.state / "staging" / f".incoming-{'0' * 16}"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    other = left.with_name("m.local-9.zip")
+    other.write_bytes(b"of no deployment")
+    device.start().wait_ready()
+    wait_for("tidied up", lambda: not left.exists() and not other.exists())
+
+
+def test_one_of_which_the_file_went_is_told(tmp_path) -> None:
+    handover = Handover(tmp_path / "staging", Files())
+    (tmp_path / "package").write_bytes(b"a package")
+    copy = handover.take(tmp_path / "package")
+    handover.give(copy, "m", "local-1", bare=True)
+    path, bare = handover.find("m", "local-1")
+    assert (path.read_bytes(), bare) == (b"a package", True)
+    path.unlink()
+
+    with pytest.raises(StoreError) as caught:
+        handover.find("m", "local-1")
+    assert caught.value.reason == "source_gone"

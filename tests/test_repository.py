@@ -44,7 +44,7 @@ class Device:
         self.server = server
         self.root = world.first_root
         self.world = world
-        self.synchronised = True
+        self.synchronised: bool | None = True
         self.now_s: float | None = None
         self.floor_s = (NOW - timedelta(days=10)).timestamp()
 
@@ -707,6 +707,17 @@ def test_a_plausible_clock_will_do_but_teaches_nothing(device: Device, world: Wo
     device.refresh()
 
     device.now_s = NOW.timestamp()
+    device.refresh()
+
+
+def test_a_clock_that_nobody_vouches_for_is_believed_and_not_remembered(device: Device) -> None:
+    device.synchronised = None
+    device.now_s = (NOW + timedelta(days=20)).timestamp()
+    device.refresh()
+    device.now_s = (NOW + timedelta(days=3650)).timestamp()
+    assert refused(device.refresh).reason == "metadata_expired", "nothing to wait for"
+
+    device.now_s, device.synchronised = NOW.timestamp(), False
     device.refresh()
 
 

@@ -1019,3 +1019,25 @@ def test_progress_is_told_once_a_second(device: Device) -> None:
     assert device.log.count("progress 50/100") == 2
     held.set()
     thread.join(5.0)
+
+
+def test_why_the_newest_versions_are_not_known_is_kept_until_they_are() -> None:
+    device = Device(SETTLED)
+    answers: list[EdgedError | dict[str, str]] = [
+        VerifyError("metadata_expired", "frozen"),
+        {"m": "9.0.0"},
+    ]
+
+    def newest() -> dict[str, str]:
+        answer = answers.pop(0)
+        if isinstance(answer, EdgedError):
+            raise answer
+        return answer
+
+    device.updater._duties = Duties(newest, 3600.0, lambda name: None)
+    for reason in ("metadata_expired", None):
+        device.now_s += 7200.0
+        device.updater.turn()
+        device.tasks.pop()()
+        said = device.updater.poll_trouble
+        assert (said and said.reason) == reason

@@ -9,19 +9,21 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Callable
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edged.errors import MessageError, StoreError, VerifyError
-from edged.models.acts import LiveActs, Supply, bare_package
+from edged.errors import MessageError, VerifyError
 from edged.models.casework import Case
 from edged.models.desired import Cancel, RollBack, Source
+from edged.models.files import storing
+from edged.models.handover import Handover
 from edged.models.journal import Journal
 from edged.models.overview import deployments, mark, overview
+from edged.models.package import read_package
 from edged.models.pursuit import cancel, forget_order, install, roll_back
 from edged.models.records import Moment
 from edged.models.stick import read_members
+from edged.models.store import Store
 from edged.models.updater import Updater
 from edged.models.version import Version
 
@@ -36,7 +38,8 @@ class LocalUpdates:
 
     Args:
         updater: who does it.
-        acts: where the packages of local installations are handed over.
+        store: whether there is room.
+        handover: where files of local installations are put.
         moment: when something begins.
         sticks: makes a client of the repository on a stick; raises ConfigError, `updates_off`.
     """
@@ -44,12 +47,14 @@ class LocalUpdates:
     def __init__(
         self,
         updater: Updater,
-        acts: LiveActs,
+        store: Store,
+        handover: Handover,
         moment: Callable[[], Moment],
         sticks: Callable[[Path], Repository],
     ) -> None:
         self._updater = updater
-        self._acts = acts
+        self._store = store
+        self._handover = handover
         self._moment = moment
         self._sticks = sticks
 
@@ -78,7 +83,7 @@ class LocalUpdates:
         Args:
             model: which.
             path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed;
-                it may be gone after the call.
+                it is not needed after the call.
             bare: whether it is taken without a signature.
 
         Returns:
@@ -88,26 +93,19 @@ class LocalUpdates:
             EdgedError: `model_unknown`, `updates_off`, or the file's fault.
         """
         self._case(model)
-        file = _opened(path)
-        # It is read after the answer, by a deployment that may have to wait.
-        place = Path(f"/proc/self/fd/{file.fileno()}")
+        file = Path(path)
+        if bare:
+            version = _bare(file, model)
+        else:
+            version = _exported(file, model)
+            self._sticks(file)  # says whether one can be believed at all
+        with storing(f"cannot read {file}"):
+            self._store.require_space(file.stat().st_size)
+        copy = self._handover.take(file)
         try:
-            if bare:
-                package, sha256 = bare_package(place, model)
-                version, supply = package.manifest.version, Supply(None, place, sha256, file)
-            else:
-                version = _exported(place, model)
-                supply = Supply(self._sticks(place), place, "", file)
-            return self._updater.ask(lambda: self._install(model, version, supply))
-        except BaseException:
-            file.close()
-            raise
-
-    def let_go(self, model: str) -> None:
-        """Close the file of an installation that has ended: a stick may be taken out then."""
-        _, supply = self._acts.supplies.pop(model, ("", None))
-        if supply is not None:
-            supply.file.close()
+            return self._updater.ask(lambda: self._install(model, version, copy, bare=bare))
+        finally:
+            self._handover.drop(copy)
 
     def roll_back(self, model: str) -> Answer:
         """Leave the active version for the one before.
@@ -178,23 +176,26 @@ class LocalUpdates:
         except KeyError:
             raise MessageError("model_unknown", f"no model is called {model}") from None
 
-    def _install(self, model: str, version: str, supply: Supply) -> Answer:
+    def _install(self, model: str, version: str, copy: Path, *, bare: bool) -> Answer:
         case = self._case(model)
         journal, deployment_id = install(case.journal, version, self._moment())
+        if journal.current is not None and journal.current.deployment_id == deployment_id:
+            self._handover.give(copy, model, deployment_id, bare=bare)
         case.write(journal)
-        if journal.result(deployment_id) is None:
-            self.let_go(model)
-            self._acts.supplies[model] = (deployment_id, supply)
-        else:
-            supply.file.close()
         return _deployment(case.journal, deployment_id)
 
 
-def _opened(path: str) -> FileIO:
-    try:
-        return FileIO(path)
-    except OSError as error:
-        raise StoreError("file_unreadable", f"cannot read {path}: {error.strerror}.") from error
+def _bare(path: Path, model: str) -> str:
+    """Return the version of a package that a person names.
+
+    Raises:
+        VerifyError: as `read_package`, and `package_mismatch`: it is one of another model.
+        StoreError: it cannot be read.
+    """
+    manifest = read_package(path).manifest
+    if manifest.name != model:
+        raise VerifyError("package_mismatch", f"it is a package of {manifest.name}")
+    return manifest.version
 
 
 def _exported(path: Path, model: str) -> str:

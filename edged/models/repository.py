@@ -42,11 +42,12 @@ class Clock:
 
     Attributes:
         now_s: Unix time.
-        synchronised: set from a trusted source since boot.
+        synchronised: set from a trusted source since boot; None where nobody knows: then the
+            time is believed, and not remembered.
     """
 
     now_s: float
-    synchronised: bool
+    synchronised: bool | None
 
 
 def trusting_clock() -> Clock:
@@ -143,7 +144,7 @@ class Repository:
             self._kept = self._store.load()
         clock = self._clock()
         floor_s = max(self._floor_s, self._kept.trust.time_floor_s)
-        waits = not clock.synchronised and not local
+        waits = clock.synchronised is False and not local
         if waits and clock.now_s < floor_s:
             raise _unsynced(f"it cannot be {_date(clock.now_s)}")
         reference_s = max(clock.now_s, floor_s)

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from edged.errors import EdgedError, StoreError
+from edged.errors import EdgedError, StoreError, Trouble
 from edged.models.casework import Case
 from edged.models.inbox import Inbox
 from edged.models.journal import Journal
@@ -83,6 +83,10 @@ class Duties:
 class Updater:
     """Drives the deployments of all models.
 
+    Attributes:
+        cases: by model name.
+        poll_trouble: why the newest versions could not be asked for the last time, or None.
+
     Args:
         cases: by model name.
         inbox: what arrives.
@@ -107,6 +111,7 @@ class Updater:
         spawn: Spawn,
     ) -> None:
         self.cases = cases
+        self.poll_trouble: Trouble | None = None
         self._voice = voice
         self._duties = duties
         self._monotonic = monotonic
@@ -271,8 +276,10 @@ class Updater:
         try:
             if self._duties.latest is not None:
                 self._latest = self._duties.latest(self._stopping.is_set)
+                self.poll_trouble = None
         except EdgedError as error:
             if not self._stopping.is_set():
+                self.poll_trouble = Trouble.of(error)
                 log.warning("cannot tell what the latest versions are: %s", error.explain())
         finally:
             self._polling = False

@@ -1,6 +1,7 @@
 """The inference thread: the only one that touches an interpreter in use.
 
 Takes the newest frame of each camera in turn, runs the camera's model, hands the raw outputs on.
+In between it examines a candidate that no other thread or process could run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 from edged.errors import EdgedError, ValidationError
 from edged.inference.servable import Outputs, Servable
-from edged.pipeline.bell import Bell
+from edged.pipeline.bell import Bell, Errand
 from edged.pipeline.lane import Lane
 from edged.pipeline.mailbox import Slot
 from edged.pipeline.results import Comparison, Inference, Results
@@ -39,6 +40,7 @@ class InferenceWorker:
         self._results = results
         self._invoking = invoking
         self._next = 0
+        self._errand_next = False
         self._stopping = False
         self._due_s: float | None = None
         # A daemon thread: an invoke that hangs must not keep the process from ending.
@@ -64,27 +66,52 @@ class InferenceWorker:
     def _run(self) -> None:
         while True:
             with self._bell.lock:
-                lane, slot = self._wait()
-                if lane is None or slot is None:
+                turn = self._wait()
+                if turn is None:
                     return
-                servable = lane.model.begin()
+                if isinstance(turn, Errand):
+                    turn.under_way = True
+                else:
+                    lane, slot = turn
+                    servable = lane.model.begin()
+            if isinstance(turn, Errand):
+                self._run_errand(turn)
+                continue
             try:
                 self._infer(lane, slot, servable)
             finally:
                 lane.model.end()
                 lane.mailbox.give_back(slot)
 
-    def _wait(self) -> tuple[Lane | None, Slot | None]:
-        """Wait for a frame, each camera in turn. Holds the lock."""
+    def _wait(self) -> tuple[Lane, Slot] | Errand | None:
+        """Wait for a frame or an errand, by turns, and each camera in turn. Holds the lock."""
         while not self._stopping:
+            errand, self._errand_next = self._bell.errand, not self._errand_next
+            if errand is not None and not self._errand_next:
+                return errand
             for i in range(len(self._lanes)):
                 lane = self._lanes[(self._next + i) % len(self._lanes)]
                 slot = lane.mailbox.take()
                 if slot is not None:
                     self._next = (self._next + i + 1) % len(self._lanes)
                     return lane, slot
-            self._bell.frame.wait()
-        return None, None
+            if errand is None:
+                self._bell.frame.wait()
+        return None
+
+    def _run_errand(self, errand: Errand) -> None:
+        self._due_s = time.monotonic() + errand.limit_s
+        self._invoking(errand.sha256)
+        try:
+            more = errand.step()
+        finally:
+            self._invoking("")
+            self._due_s = None
+        with self._bell.lock:
+            errand.under_way = False
+            if not more and self._bell.errand is errand:
+                self._bell.errand = None
+            self._bell.idle.notify_all()
 
     def _infer(self, lane: Lane, slot: Slot, servable: Servable | None) -> None:
         if servable is None or not (

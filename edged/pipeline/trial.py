@@ -39,15 +39,24 @@ class LiveTrial:
         previous: the model before, still loaded; None where memory or the accelerator has no room
             for two: then nothing is compared.
         every: the previous model runs on one frame in so many.
+        golden: how well the candidate agreed with its golden set just before, in words; "" where
+            it was not asked here.
     """
 
     def __init__(
-        self, candidate: Servable, watch: TrialWatch, previous: Servable | None, every: int = 10
+        self,
+        candidate: Servable,
+        watch: TrialWatch,
+        previous: Servable | None,
+        every: int = 10,
+        *,
+        golden: str = "",
     ) -> None:
         self.candidate = candidate
         self.not_compared = _why_not(candidate, previous)
         self._previous = None if self.not_compared else previous
         self._every = every
+        self._golden = golden
         self._frames = 0
         self._watch = watch
         self._lock = threading.Lock()
@@ -124,6 +133,8 @@ class LiveTrial:
         """Return the figures behind the verdict."""
         with self._lock:
             health = self._watch.health()
+        if self._golden:
+            health["golden"] = self._golden
         if self.not_compared:
             health["compared"] = {"verdict": "insufficient", "reason": self.not_compared}
         return health
