@@ -1028,7 +1028,7 @@ def test_why_the_newest_versions_are_not_known_is_kept_until_they_are() -> None:
         {"m": "9.0.0"},
     ]
 
-    def newest() -> dict[str, str]:
+    def newest(_canceled: object) -> dict[str, str]:
         answer = answers.pop(0)
         if isinstance(answer, EdgedError):
             raise answer
