@@ -6,25 +6,25 @@ shown of it has come over MQTT. What comes out otherwise than announced makes th
 
 from __future__ import annotations
 
-import queue
-import subprocess
 import textwrap
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edged.demo.account import Account, Outcome
 from edged.demo.candidates import A_QUARTER, constant, crashing, pruned
 from edged.demo.desk import Desk
-from edged.demo.processes import EDGED, DemoError, broker, check_alive, running
-from edged.demo.subscriber import Sequence, Subscriber, device_name
+from edged.demo.device import Device
+from edged.demo.processes import EDGED, broker, running
+from edged.demo.subscriber import device_name
 from edged.inference.factory import factory_path, read_model
 from edged.scene import LABELS
 
 _FPS, _TRIAL_FRAMES, _TRIAL_S = 60, 600, 10
-_START_S, _DEPLOYMENT_S, _LAST_S = 30.0, 120.0, 5.0
+_DEPLOYMENT_S = 120.0
+_LEFT = "2.0.0"  # what runs at the end
 _COLUMNS = 96
 
 _CONFIG = f"""
@@ -95,105 +95,10 @@ def show(folder: Path, stop: threading.Event) -> int:
             f" process {device.process.pid}.\nA trial takes {_TRIAL_FRAMES} frames and"
             f" {_TRIAL_S} s here (usually 300 and 60 s)."
         )
-        act = Act(desk, device)
-        act.play()
-        return act.summary()
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a deployment ended.
-
-    Attributes:
-        version: what was wanted.
-        what: what that was, in words.
-        status: of the result.
-        reason: of the result, or what held it up until it was canceled.
-        took_s: from the message that wanted it to the result.
-    """
-
-    version: str
-    what: str
-    status: str
-    reason: str
-    took_s: float
-
-
-class Device:
-    """A device as its subscriber and its process.
-
-    Attributes:
-        process: the daemon's.
-        log: what it says.
-        sequence: of its predictions.
-
-    Args:
-        port: of the broker on localhost.
-        device_id: of the device.
-        stop: set to give up.
-    """
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def __init__(self, port: int, device_id: str, stop: threading.Event) -> None:
-        self.sequence = Sequence()
-        self.version = ""
-        self._stop = stop
-        self._said: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
-        self._subscriber = Subscriber(port, device_id, self._receive)
-        self.close = self._subscriber.close
-        self.send = self._subscriber.send
-
-    def _receive(self, topic: str, message: Any) -> None:
-        if topic.startswith("prediction/"):
-            self.sequence.count(message)
-            self.version = message["version"]
-        elif topic in {"available", "update/belt/state", "update/belt/result"}:
-            self._said.put((topic, message))
-
-    def wait_for_prediction(self) -> str:
-        """Wait until the device is there and has made one; return the version that did."""
-        end_s = time.monotonic() + _START_S
-        while self.hear(end_s, "no word from the device") != ("available", "online"):
-            pass  # it has subscribed before it says so
-        while not self.version:
-            self._check(end_s, "no prediction")
-            time.sleep(0.05)
-        return self.version
-
-    def wait_for(self, version: str) -> None:
-        """Give predictions of this version a while to arrive."""
-        end_s = time.monotonic() + _LAST_S
-        while self.version != version and time.monotonic() < end_s:
-            self._check(end_s + 1.0, "")
-            time.sleep(0.05)
-        self._check(end_s + 1.0, "")
-
-    def hear(self, end_s: float, trouble: str) -> tuple[str, Any]:
-        """Return the next message about updates or availability.
-
-        Args:
-            end_s: monotonic seconds when to give up.
-            trouble: what that means.
-
-        Raises:
-            DemoError: it did not come, the daemon ended, or the demo is stopped.
-        """
-        while True:
-            self._check(end_s, trouble)
-            try:
-                return self._said.get(timeout=0.2)
-            except queue.Empty:
-                continue
-
-    def _check(self, end_s: float, trouble: str) -> None:
-        if self._stop.is_set():
-            raise DemoError("stopped")
-        check_alive(self.process, self.log)
-        if time.monotonic() > end_s:
-            log = self.log.read_text(errors="replace")
-            raise DemoError(f"{trouble}:\n{log}")
+        account = Account(device.process.pid, 1.0 / _FPS)
+        Act(desk, device, account).play()
+        device.wait_for(_LEFT)
+        return account.close(device.sequence, device.version, _LEFT)
 
 
 class Act:
@@ -202,14 +107,11 @@ class Act:
     Args:
         desk: with a repository that is served.
         device: that runs the bundled model.
+        account: is told what came out, and what should have.
     """
 
-    def __init__(self, desk: Desk, device: Device) -> None:
-        self._desk, self._device = desk, device
-        self._outcomes: list[Outcome] = []
-        self._held_up: dict[str, str] = {}
-        self._otherwise: list[str] = []
-        self._process_id = device.process.pid
+    def __init__(self, desk: Desk, device: Device, account: Account) -> None:
+        self._desk, self._device, self._account = desk, device, account
         self._bundled = read_model(factory_path("belt"))
         self._reversed = desk.write(
             "reversed.txt", "".join(f"{label}\n" for label in reversed(LABELS)).encode()
@@ -240,7 +142,8 @@ class Act:
         self._desk.refused(*_packing("3.0.0", path.name, "photos"))
         self._by_hand("3.0.0", {"model.tflite": path.read_bytes()}, "this model in it")
         self._deploy("3.0.0", "crashes", "REJECTED", "validation_crashed")
-        _say(f"That was the child that tries candidates. The daemon is {self._daemon()}.")
+        process_id = self._device.process.pid
+        _say(f"That was the child that tries candidates. The daemon is still process {process_id}.")
 
     def _constant(self) -> None:
         _title(
@@ -273,9 +176,7 @@ class Act:
         packages = [path for path in paths if path.startswith("/targets/")]
         _say(f"The server was asked for {', '.join(paths)}: for {len(packages)} packages.")
         if packages or not paths:
-            self._otherwise.append(
-                f"6.0.0: the server was asked for {', '.join(paths) or 'nothing'}"
-            )
+            self._account.otherwise.append(f"6.0.0: the server was asked for {paths}")
 
     def _give_up(self, deployment_id: str, reason: str, announced: str) -> None:
         """Cancel what the device asks for again and again: a server may come to its senses."""
@@ -283,8 +184,7 @@ class Act:
         command = {"id": "give-up", "action": "cancel", "deployment_id": deployment_id}
         print(f"    -> {self._device.send('update/belt/command', command)}\n    ", end="")
         if reason != announced:
-            self._otherwise.append(f"{deployment_id}: {reason} instead of {announced}")
-        self._held_up[deployment_id] = reason
+            self._account.otherwise.append(f"{deployment_id}: {reason} instead of {announced}")
 
     def _swapped_unseen(self) -> None:
         _title(
@@ -334,7 +234,7 @@ class Act:
         deployment_id, began_s = f"demo-{version}", time.monotonic()
         wanted = {"deployment_id": deployment_id, "version": version}
         print(f"    -> {self._device.send('update/belt/desired', wanted)}\n    ", end="")
-        shown = ""
+        shown = held_up = ""
         while True:
             topic, message = self._device.hear(
                 began_s + _DEPLOYMENT_S, f"no result of {version} in {_DEPLOYMENT_S:.0f} s"
@@ -348,58 +248,16 @@ class Act:
                 print(shown, end=" ", flush=True)
             if message["reason"] and give_up_for and shown == "SYNCING":
                 self._give_up(deployment_id, message["reason"], give_up_for)
-                give_up_for = ""
+                give_up_for, held_up = "", message["reason"]
         took_s = time.monotonic() - began_s
-        came = message["status"], message["reason"]
-        why = self._held_up.get(deployment_id, message["reason"])
-        self._outcomes.append(Outcome(version, what, message["status"], why, took_s))
-        print(f"\n    {' '.join(came).rstrip()} after {took_s:.1f} s")
+        came = f"{message['status']} {message['reason']}".rstrip()
+        print(f"\n    {came} after {took_s:.1f} s")
         _say(_why(message))
-        if came != (status, reason):
-            words = f"{' '.join(came).rstrip()} instead of {status} {reason}".rstrip()
-            self._otherwise.append(f"{version}: {words}")
-
-    def _daemon(self) -> str:
-        return f"still process {self._process_id}"
-
-    def summary(self) -> int:
-        """Show what came of all and what the subscriber counted; return the exit code."""
-        sequence, device = self._device.sequence, self._device
-        device.wait_for("2.0.0")
-        width = max((len(outcome.what) for outcome in self._outcomes), default=10)
-        print(f"\n{'version':<9}{'what it is':<{width + 2}}{'result':<13}{'reason':<20}{'took':>7}")
-        for outcome in self._outcomes:
-            print(
-                f"{outcome.version:<9}{outcome.what:<{width + 2}}{outcome.status:<13}"
-                f"{outcome.reason or '-':<20}{outcome.took_s:>5.1f} s"
-            )
-        print(
-            f"\npredictions  {sequence.received} received, {sequence.missing} missing,"
-            f" {sequence.repeated} repeated, {len(sequence.boots)} start"
-            f"\ndaemon       {self._daemon()}"
-            f"\nswaps        {sequence.swaps}, the longest time between two frames"
-            f" {1000 * sequence.swap_gap_s:.0f} ms; without a swap, while desk and"
-            f"\n             candidates share these processors,"
-            f" {1000 * sequence.largest_gap_s:.0f} ms; the camera's is {1000 / _FPS:.0f} ms"
-            f"\nruns now     {device.version}"
-        )
-        self._otherwise += [
-            words
-            for wrong, words in (
-                (sequence.missing, f"{sequence.missing} predictions are missing"),
-                (sequence.repeated, f"{sequence.repeated} predictions came twice"),
-                (len(sequence.boots) != 1, "the daemon has started anew"),
-                (device.version != "2.0.0", f"{device.version} runs instead of 2.0.0"),
-            )
-            if wrong
-        ]
-        if not self._otherwise:
-            print("\nAll as announced.")
-            return 0
-        print("\nOtherwise than announced:")
-        for line in self._otherwise:
-            print(f"  {line}")
-        return 1
+        why = held_up or message["reason"]
+        self._account.outcomes.append(Outcome(version, what, message["status"], why, took_s))
+        announced = f"{status} {reason}".rstrip()
+        if came != announced:
+            self._account.otherwise.append(f"{version}: {came} instead of {announced}")
 
 
 def _packing(version: str, model: str, golden: str, *more: str) -> tuple[str, ...]:
@@ -411,6 +269,8 @@ def _why(result: dict[str, Any]) -> str:
     if result["detail"]:
         return str(result["detail"])
     health = result["health"]
+    if health is None:
+        return ""
     compared = health["compared"]
     return (
         f"{health['frames']} frames without an error; compared with the model before in"
