@@ -163,10 +163,14 @@ class Act:
         self._deploy("5.0.0", "labels swapped", "REJECTED", "golden_mismatch")
 
     def _stranger(self) -> None:
-        _title("6.0.0", "a sound package, signed by a stranger, who has the web server as well.")
-        self._pack_only("6.0.0", "pruned.tflite", "photos")
+        _title(
+            "6.0.0",
+            "the sound package under another number, signed by a stranger, who has the web server"
+            " as well.",
+        )
+        self._desk.by_hand("6.0.0", {})
         self._desk.edgectl("repo", "init", "stranger", told=False)
-        self._desk.edgectl("repo", "publish", "stranger", self._desk.package("6.0.0").name)
+        self._desk.edgectl("repo", "publish", "stranger", "belt-6.0.0.zip", told=False)
         asked = len(self._desk.asked)
         with self._desk.stranger_serves():
             self._deploy(
@@ -196,11 +200,8 @@ class Act:
         self._deploy("7.0.0", "labels swapped, unseen", "ROLLED_BACK", "trial_disagrees")
 
     def _pack(self, version: str, model: str, golden: str, *more: str) -> None:
-        self._pack_only(version, model, golden, *more)
-        self._desk.edgectl("repo", "publish", "repo", self._desk.package(version).name, told=False)
-
-    def _pack_only(self, version: str, model: str, golden: str, *more: str) -> None:
         self._desk.edgectl(*_packing(version, model, golden, *more), told=False)
+        self._desk.edgectl("repo", "publish", "repo", self._desk.package(version).name, told=False)
 
     def _by_hand(
         self,
