@@ -186,7 +186,7 @@ class Act:
         """Cancel what the device asks for again and again: a server may come to its senses."""
         print(f"\n    refused: {reason}; it asks again until its deadline, 24 h, or until told:")
         command = {"id": "give-up", "action": "cancel", "deployment_id": deployment_id}
-        print(f"    -> {self._device.send('update/belt/command', command)}\n    ", end="")
+        print(f"    -> {self._device.send('update/belt/command', command)}\n   ", end="")
         if reason != announced:
             self._account.otherwise.append(f"{deployment_id}: {reason} instead of {announced}")
 
@@ -234,7 +234,7 @@ class Act:
         """
         deployment_id, began_s = f"demo-{version}", time.monotonic()
         wanted = {"deployment_id": deployment_id, "version": version}
-        print(f"    -> {self._device.send('update/belt/desired', wanted)}\n    ", end="")
+        print(f"    -> {self._device.send('update/belt/desired', wanted)}\n   ", end="")
         shown = held_up = ""
         while True:
             topic, message = self._device.hear(
@@ -246,7 +246,7 @@ class Act:
                 break
             if message["state"] != shown:
                 shown = message["state"]
-                print(shown, end=" ", flush=True)
+                print(f" {shown}", end="", flush=True)
             if message["reason"] and give_up_for and shown == "SYNCING":
                 self._give_up(deployment_id, message["reason"], give_up_for)
                 give_up_for, held_up = "", message["reason"]
