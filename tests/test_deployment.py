@@ -409,8 +409,15 @@ def test_trouble_is_no_transition_and_is_said_when_it_changes():
 
 
 def test_a_cancelled_retry_says_cancelled():
-    journal = advance(under_way(S.SYNCING), "d1", Event(K.TROUBLE, "server_error"), NOW_MS)
-    assert ended(advance(journal, "d1", Event(K.CANCEL), NOW_MS)) == (None, "CANCELED", "canceled")
+    journal = advance(under_way(S.SYNCING), "d1", Event(K.TROUBLE, "server_error", "503"), NOW_MS)
+    journal = advance(journal, "d1", Event(K.CANCEL), NOW_MS)
+    assert ended(journal) == (None, "CANCELED", "canceled")
+    assert journal.history[-1].detail == "it was held up: 503 (server_error)"
+
+
+def test_a_cancelled_deployment_without_trouble_has_nothing_to_add():
+    journal = advance(under_way(S.DOWNLOADING), "d1", Event(K.CANCEL), NOW_MS)
+    assert journal.history[-1].detail == ""
 
 
 def test_seq_counts_what_is_said():

@@ -146,7 +146,7 @@ class TrialTerms:
         seconds: least duration.
         p95_ratio: most that the 95th percentile of the invoke may grow.
         max_disagreement: share of pairs that may differ from the previous model, 0..1; None: 0.5
-            where both have the same labels, no limit otherwise.
+            where both have the same labels, in whatever order, no limit otherwise.
     """
 
     frames: int = 0

@@ -210,6 +210,6 @@ def _contradicted(wrong: Sequence[str], count: int) -> PackError:
     return PackError(
         "golden_contradicted",
         f"the model contradicts the folders of {len(wrong)} of {count} golden images:\n"
-        f"{lines}{more}",
+        f"{lines}{more}.",
         advice="Are the labels of this model, in its order? Else take out images it cannot know.",
     )

@@ -76,7 +76,8 @@ class Stage:
             previous = slot.current
             agreed = limits
             if limits.max_disagreement is None and previous is not None:
-                same = candidate.labels == previous.labels
+                # In whatever order: what is compared are names, and swapped ones are to be found.
+                same = set(candidate.labels) == set(previous.labels)
                 agreed = replace(
                     limits, max_disagreement=_SAME_LABELS_DISAGREEMENT if same else None
                 )
