@@ -9,11 +9,20 @@ from datetime import datetime
 
 from edged.command import FAILED, OK, UsageError
 from edged.errors import OperatorError
-from edged.models.desired import Desired
+from edged.models.desired import Desired, encode_desired
 from edged.operator import fleet, fleetwait
 from edged.operator.fleetdesk import Desk
 from edged.operator.fleetoptions import broker_of, confirm, to_of
-from edged.operator.fleetplan import ROLLED_BACK, SUCCEEDED, Row, To, Vigil, addressed, some
+from edged.operator.fleetplan import (
+    ROLLED_BACK,
+    SUCCEEDED,
+    Row,
+    To,
+    Vigil,
+    addressed,
+    outranked,
+    some,
+)
 from edged.operator.fleetscreen import (
     Board,
     fleet_rows,
@@ -28,9 +37,9 @@ from edged.operator.fleetscreen import (
 
 
 def _desk(args: argparse.Namespace, model: str | None) -> Desk:
-    topics = ["available", "info", "stats", "error", f"model/{model or '+'}"]
-    topics += [f"update/{model or '+'}/{what}" for what in ("state", "progress", "result")]
-    topics += [f"update/{model or '+'}/desired"]
+    topics = ["available", "info", "stats", "error", "model/+"]
+    whats = ("state", "progress", "result", "desired")
+    topics += [f"update/{model or '+'}/{what}" for what in whats]
     return Desk(broker_of(args), [f"+/{topic}" for topic in topics], note)
 
 
@@ -96,6 +105,7 @@ def deploy(args: argparse.Namespace) -> int:
         raise UsageError("--watch: devices give no result when they are released.")
     an_id = args.id or fleet.new_id(args.model, args.release or "release")
     desired = Desired(an_id, args.release, percent=args.percent)
+    encode_desired(desired)  # refused before anything else is asked
     what = f"Release {args.model}" if args.let_go else f"Deploy {args.model} {args.release}"
     to = to_of(args)
     with _desk(args, args.model) as desk:
@@ -202,7 +212,16 @@ def _may(desk: Desk, args: argparse.Namespace, to: To, what: str) -> bool:
         fleet.check_known(desk, to, args.model)
     with desk.fleet() as known:
         reach = addressed(known, to, args.model)
+        instead = {name: outranked(known, name, args.model, to.source) for name in reach}
         online = sum(known.devices[name].online is True for name in reach if name in known.devices)
+    decided = [
+        f"{name} ({'its own' if who == name else who})" for name, who in instead.items() if who
+    ]
+    if decided:
+        note(
+            f"decided by a narrower Desired (in brackets), and not by this: {some(decided)}."
+            " `deploy --release` takes one away."
+        )
     if confirm(args, f"{what} on {to} ({len(reach)} known, {online} online)?"):
         return True
     note("nothing was sent.")
@@ -224,10 +243,9 @@ def _followed(desk: Desk, vigil: Vigil, args: argparse.Namespace) -> int:
     if not args.watch:
         return OK
     with desk.fleet() as known:
-        left_out = vigil.left_out(known)
-    if left_out:
-        words = [f"{name} ({why})" for name, why in sorted(left_out.items())]
-        note(f"not waited for: {some(words)}.")
+        offline = vigil.offline(known)
+    if offline:
+        note(f"offline, and not waited for: {some(offline)}.")
     with Board() as board:
         rows = fleetwait.follow(desk, vigil, fleetwait.Patience(args.timeout, board.show))
     return _concluded(vigil, rows, args.timeout)

@@ -64,7 +64,7 @@ def addressed(fleet: Fleet, to: To, model: str) -> tuple[str, ...]:
 
 
 def outranked(fleet: Fleet, device: str, model: str, source: Source) -> str:
-    """Return who with a retained Desired of its own decides for a device instead, or ""."""
+    """Return who decides for a device instead, with a retained Desired of its own, or ""."""
     seen = fleet.devices.get(device)
     groups = seen.groups if seen is not None and source is Source.ALL else ()
     higher = [] if source is Source.DEVICE else [device, *(f"@{group}" for group in groups)]
@@ -130,20 +130,22 @@ class Vigil:
             else [
                 name
                 for name in addressed(fleet, self.to, self.model)
-                if not self._why_not(fleet, self.to, name)
+                if self._takes_part(fleet, self.to, name) and self._met_it(fleet, name)
             ]
         )
         return [self._row(fleet, name) for name in names]
 
-    def left_out(self, fleet: Fleet) -> dict[str, str]:
-        """Return why nobody waits for some of the devices that are addressed."""
-        if self.to is None:
-            return {}
-        why = {
-            name: self._why_not(fleet, self.to, name)
-            for name in addressed(fleet, self.to, self.model)
-        }
-        return {name: words for name, words in why.items() if words}
+    def offline(self, fleet: Fleet) -> list[str]:
+        """Return the devices that take part and that nobody waits for, since they are offline."""
+        to = self.to
+        if to is None:
+            return []
+        names = addressed(fleet, to, self.model)
+        return [
+            name
+            for name in names
+            if self._takes_part(fleet, to, name) and not self._met_it(fleet, name)
+        ]
 
     def over(self, rows: Sequence[Row]) -> bool:
         """Say whether there is nothing left to wait for."""
@@ -161,17 +163,17 @@ class Vigil:
             ):
                 yield name
 
-    def _why_not(self, fleet: Fleet, to: To, name: str) -> str:
-        """Return why a device does not take part, or ""."""
-        if not in_rollout(self.deployment_id, name, self.percent):
-            return f"not among the {self.percent} %"
-        if higher := outranked(fleet, name, self.model, to.source):
-            return f"decided by {'its own Desired' if higher == name else higher}"
+    def _takes_part(self, fleet: Fleet, to: To, name: str) -> bool:
+        inside = in_rollout(self.deployment_id, name, self.percent)
+        return inside and not outranked(fleet, name, self.model, to.source)
+
+    def _met_it(self, fleet: Fleet, name: str) -> bool:
+        """Say whether a device is, or was, there to hear of it."""
         seen = fleet.devices.get(name)
         # Without retained messages nobody says `online` after the desk has come.
         if self.insist or (seen is not None and seen.online is not False):
             self._met.add(name)
-        return "" if name in self._met else "offline"
+        return name in self._met
 
     def _row(self, fleet: Fleet, name: str) -> Row:
         ended = fleet.ending(name, self.model, self.deployment_id)
@@ -198,7 +200,7 @@ def wanted(desired: Desired | None, deployment_id: str) -> Desired:
     if desired is None:
         raise OperatorError(
             "desired_unknown",
-            f"the broker holds no Desired, so none to raise the percentage of {deployment_id}.",
+            f"the broker holds no Desired there, and so no percentage of {deployment_id}.",
             advice="`fleet deploy` with the same version, --id and --percent does it.",
         )
     if desired.deployment_id != deployment_id:
