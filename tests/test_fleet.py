@@ -21,7 +21,9 @@ from sim.device import Device
 from sim.fleet import Answering
 
 from edged.config import MqttConfig
+from edged.errors import DeviceError
 from edged.models.desired import in_rollout
+from edged.mqtt.attempt import connect
 from edged.operator.cli import main
 from edged.operator.fleetdesk import Desk as FleetDesk
 
@@ -177,6 +179,12 @@ def test_a_version_is_deployed_listed_and_rolled_back(fleet, desk, two_devices, 
 # With devices that only answer.
 
 
+def told(answering: Answering, *percents: int) -> None:
+    """See that devices have been sent these percentages, in this order, and no others."""
+    wait_for(f"{percents}", lambda: len(answering.desired) >= len(percents))
+    assert [one["rollout"]["percent"] for one in answering.desired] == list(percents)
+
+
 def test_a_rollout_goes_up_in_steps_while_all_is_well(fleet, broker) -> None:
     devices = {f"d{number}": "COMMITTED" for number in range(20)}
     with Answering(broker.port, devices) as answering:
@@ -186,7 +194,7 @@ def test_a_rollout_goes_up_in_steps_while_all_is_well(fleet, broker) -> None:
         assert code == 0
         code, out, err = fleet("rollout", "m", "r1", "--all", "--yes", "--steps", "5,50,100")
         assert code == 0, out + err
-        assert [one["rollout"]["percent"] for one in answering.desired] == [5, 5, 50, 100]
+        told(answering, 5, 5, 50, 100)
         assert {one["deployment_id"] for one in answering.desired} == {"r1"}
         assert {one["version"] for one in answering.desired} == {"1.1.0"}
         orders = [one["order"] for one in answering.desired]
@@ -203,9 +211,10 @@ def test_a_rollout_goes_up_in_steps_while_all_is_well(fleet, broker) -> None:
         code, _, err = fleet("rollout", "m", "r1", "--device", "d1", "--percent", "50")
         assert "desired_unknown" in err
         code, _, err = fleet("rollout", "m", "r1", "--all", "--yes", "--steps", "20,40")
-        assert (code, len(answering.desired)) == (2, 4)
+        assert code == 2
         code, _, _ = fleet("rollout", "m", "r1", "--all", "--yes", "--percent", "50", "--force")
-        assert (code, answering.desired[-1]["rollout"]["percent"]) == (0, 50)
+        assert code == 0
+        told(answering, 5, 5, 50, 100, 50)
 
 
 def first_of(an_id: str, percent: int, devices: list[str]) -> str:
@@ -222,7 +231,7 @@ def test_a_rollout_stops_where_devices_fail(fleet, broker) -> None:
         assert code == 1
         assert "rollout_stopped" in err
         assert f"{bad} REJECTED" in err
-        assert [one["rollout"]["percent"] for one in answering.desired] == [0, 30]
+        told(answering, 0, 30)
         # Who fails is allowed for by share.
         code, _, err = fleet(
             "rollout", "m", "r1", "--all", "--yes", "--steps", "30,100", "--max-failed", "50"
@@ -245,7 +254,19 @@ def test_a_rollout_stops_where_devices_leave_the_version_in_the_pause(
         crash.join()
         assert code == 1
         assert "active_crashed" in err
-        assert [one["rollout"]["percent"] for one in answering.desired] == [0, 30]
+        told(answering, 0, 30)
+
+
+def test_a_rollout_whose_steps_reach_nobody_does_not_go_up_to_all(fleet, broker) -> None:
+    outside = [name for name in map("d{}".format, range(30)) if not in_rollout("r1", name, 30)]
+    with Answering(broker.port, dict.fromkeys(outside[:3], "COMMITTED")) as answering:
+        fleet("deploy", "m", "1.1.0", "--all", "--yes", "--id", "r1", "--percent", "0")
+        steps = ("rollout", "m", "r1", "--all", "--yes", "--steps", "30,100")
+        code, _, err = fleet(*steps)
+        assert (code, "rollout_untried" in err) == (1, True)
+        told(answering, 0, 30)
+        code, _, err = fleet(*steps, "--force")
+        assert (code, "3 SUCCEEDED" in err) == (0, True)
 
 
 def test_who_does_not_answer_in_time_is_named(fleet, broker) -> None:
@@ -450,6 +471,57 @@ def test_credentials_from_options_and_from_a_file(
         file.write_text(text)
         assert main(["fleet", "list", *quick]) == 78
         assert words in capsys.readouterr().err
+
+
+def test_the_permissions_in_the_documentation(own_broker) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "fleet.md").read_text()
+    acl = page.partition("(`acl_file`):\n\n```\n")[2].partition("```")[0]
+    names = ("porch", "shed", "desk", "home")
+    broker = own_broker(users=dict.fromkeys(names, "secret"), acl=acl)
+    password = broker.folder / "password"
+    password.write_text("secret")
+
+    def may(name: str, topic: str) -> bool:
+        config = MqttConfig(port=broker.port, username=name, password_file=str(password))
+        with FleetDesk(config, [], lambda _note: None) as desk:
+            try:
+                desk.publish(topic, b"x", retain=False)
+            except DeviceError as error:
+                assert error.reason == "broker_refused_publish"
+                return False
+            return True
+
+    desired = "update/m/desired"
+    assert may("porch", "edged/porch/available")
+    assert may("desk", f"edged/porch/{desired}")
+    assert may("desk", f"edged/@all/{desired}")
+    assert may("desk", "edged/porch/update/m/command")
+    for name, topic in (("porch", f"edged/shed/{desired}"), ("porch", f"edged/@all/{desired}"),
+                        ("porch", "edged/shed/available"), ("home", f"edged/@all/{desired}"),
+                        ("desk", "edged/porch/available")):  # fmt: skip
+        assert not may(name, topic), (name, topic)
+
+    def hears(name: str, topic: str) -> bool:
+        config = MqttConfig(port=broker.port, username=name, password_file=str(password))
+        who = MqttConfig(port=broker.port, username="desk", password_file=str(password))
+        heard = threading.Event()
+        line = connect(config, f"test-{name}", 5.0, on_message=lambda *_: heard.set())
+        try:
+            asked = line.subscribe([topic])
+            wait_for("SUBACK", lambda: asked <= line.subacks.keys())
+            with FleetDesk(who, [], lambda _note: None) as desk:
+                desk.publish(topic, b"x", retain=False)
+            return heard.wait(0.3)
+        finally:
+            line.close()
+
+    assert hears("porch", f"edged/porch/{desired}")
+    assert hears("porch", f"edged/@all/{desired}")
+    assert hears("porch", f"edged/@garden/{desired}")
+    assert hears("porch", "edged/porch/update/m/command")
+    assert hears("home", f"edged/shed/{desired}")
+    assert not hears("shed", f"edged/@garden/{desired}")
+    assert not hears("shed", f"edged/porch/{desired}")
 
 
 def test_tls(own_broker, tmp_path, monkeypatch, capsys) -> None:

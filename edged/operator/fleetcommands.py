@@ -149,7 +149,7 @@ def rollout(args: argparse.Namespace) -> int:
         with Board() as board:
             rows = fleetwait.staged(
                 desk, vigil, steps, fleetwait.Patience(args.timeout, board.show), raise_to=raise_to,
-                pause_s=args.pause * 60, most_failed=args.max_failed, say=note,
+                pause_s=args.pause * 60, most_failed=args.max_failed, say=note, untried=args.force,
             )  # fmt: skip
         note(f"{summary(rows) or 'nobody took part'}.")
         return OK
@@ -246,8 +246,12 @@ def _followed(desk: Desk, vigil: Vigil, args: argparse.Namespace) -> int:
         offline = vigil.offline(known)
     if offline:
         note(f"offline, and not waited for: {some(offline)}.")
-    with Board() as board:
-        rows = fleetwait.follow(desk, vigil, fleetwait.Patience(args.timeout, board.show))
+    try:
+        with Board() as board:
+            rows = fleetwait.follow(desk, vigil, fleetwait.Patience(args.timeout, board.show))
+    except KeyboardInterrupt:
+        note("no longer waited for; it goes on. `edgectl fleet cancel` would end it.")
+        return FAILED
     return _concluded(vigil, rows, args.timeout)
 
 

@@ -71,7 +71,11 @@ def add_fleet_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
         "--max-failed", type=fleetoptions.percent, default=0, metavar="N",
         help="with --steps: percent of the devices that may fail (default: %(default)s)",
     )  # fmt: skip
-    rollout.add_argument("--force", action="store_true", help="lower the percentage, too")
+    rollout.add_argument(
+        "--force",
+        action="store_true",
+        help="lower the percentage, too; with --steps: go on where no step reached a device",
+    )
     fleetoptions.add_watch(rollout, expect=False)
 
     back = _add(

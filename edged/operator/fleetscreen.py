@@ -203,7 +203,9 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("DEVICE", "STATE"))
+        steady = 12 if heading == "STATE" else None
+        no_wrap = heading in ("DEVICE", "STATE")
+        table.add_column(heading, overflow="fold", no_wrap=no_wrap, min_width=steady)
     for row in rows:
         table.add_row(*(Text(cell, _style(cell.partition(" ")[0])) for cell in row))
     return table

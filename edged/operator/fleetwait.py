@@ -56,6 +56,7 @@ def staged(
     pause_s: float,
     most_failed: float,
     say: Callable[[str], None],
+    untried: bool = False,
 ) -> list[Row]:
     """Widen a rollout step by step, as long as few enough devices fail.
 
@@ -71,17 +72,26 @@ def staged(
         pause_s: between two steps.
         most_failed: percent of the devices that may fail.
         say: called with a sentence.
+        untried: go up to the last step even if nobody took part in the steps before.
 
     Raises:
-        OperatorError: `rollout_stopped`.
+        OperatorError: `rollout_stopped`, `rollout_untried`.
     """
     rows: list[Row] = []
     for step in steps:
+        if step == steps[-1] and len(steps) > 1 and not rows and not untried:
+            raise OperatorError(
+                "rollout_untried",
+                f"not raised to {step} %: nobody took part in the steps before.",
+                advice="With few devices larger steps are needed; --force goes on without.",
+            )
         raise_to(step)
         vigil.percent = step
         rows = follow(desk, vigil, patience)
         _judge(rows, step, most_failed)
-        say(f"{step} %: {sum(row.good for row in rows)} of {len(rows)} devices SUCCEEDED.")
+        good = sum(row.good for row in rows)
+        told = f"{good} of {len(rows)} devices SUCCEEDED" if rows else "no device takes part"
+        say(f"{step} %: {told}.")
         if step != steps[-1] and rows and pause_s:
             say(f"Waiting {pause_s / 60:g} min before the next step.")
             desk.listen(pause_s)
