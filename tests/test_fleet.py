@@ -24,6 +24,7 @@ from edged.config import MqttConfig
 from edged.errors import DeviceError
 from edged.models.desired import in_rollout
 from edged.mqtt.attempt import connect
+from edged.mqtt.status import Timing
 from edged.operator.cli import main
 from edged.operator.fleetdesk import Desk as FleetDesk
 
@@ -388,9 +389,10 @@ def test_what_is_said_is_shown_as_it_comes(fleet, broker, anybody, monkeypatch) 
             assert "DOWNLOADING  25 %" in lines[1]
 
 
-def on_terminal(arguments: list[str]) -> str:
+def on_terminal(arguments: list[str], typed: bytes = b"") -> str:
     """Run it as a process on a terminal; return what stands there."""
     ours, theirs = pty.openpty()
+    os.write(ours, typed)
     process = subprocess.Popen(
         [sys.executable, "-c", EDGECTL, *arguments], stdin=theirs, stdout=theirs, stderr=theirs
     )
@@ -415,6 +417,32 @@ def test_watch_on_a_terminal_ends_with_all_devices_in_view(broker) -> None:
         )  # fmt: skip
     assert "1 REJECTED, 3 SUCCEEDED" in out
     assert all(name in out for name in devices)
+
+
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_all_devices_are_asked_about(broker, answer) -> None:
+    with Answering(broker.port, {"d1": "COMMITTED"}) as answering:
+        out = on_terminal(
+            ["fleet", "deploy", "m", "1.1.0", "--all", "--seconds", "0.4",
+             "--broker", f"127.0.0.1:{broker.port}"],
+            f"{answer}\n".encode(),
+        )  # fmt: skip
+        assert "Deploy m 1.1.0 on all devices (1 known, 1 online)? [y/N]" in out
+        assert ("nothing was sent" in out) == (answer == "n")
+        told(answering, *([100] if answer == "y" else []))
+
+
+def test_without_rich_a_terminal_gets_plain_columns(fleet, broker, monkeypatch) -> None:
+    monkeypatch.setattr("edged.operator.fleetscreen._has_rich", lambda: False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with Answering(broker.port, {"d1": "COMMITTED"}):
+        _, out, _ = fleet("list")
+        assert [line.split() for line in out.splitlines()] == [
+            ["DEVICE", "ONLINE", "MODEL", "ACTIVE"],
+            ["d1", "yes", "m", "1.0.0"],
+        ]
+        code, out, _ = fleet("deploy", "m", "1.1.0", "--device", "d1", "--watch")
+        assert (code, out.splitlines()[-1]) == (0, "d1  SUCCEEDED")
 
 
 def test_a_large_fleet_is_read_whole(own_broker, monkeypatch, capsys) -> None:
@@ -542,6 +570,17 @@ def test_no_broker_says_why(free_port, capsys) -> None:
     assert "broker_unreachable" in capsys.readouterr().err
     assert main(["fleet", "list", "--broker", "me:secret@host"]) == 2
     assert "secret" not in capsys.readouterr().err
+
+
+def test_a_message_gets_through_to_a_broker_that_hung(broker, anybody) -> None:
+    quick = Timing(connect_s=5.0, answer_s=0.3, retry_first_s=0.1)
+    with FleetDesk(MqttConfig(port=broker.port), [], lambda _note: None, quick) as desk:
+        broker.freeze()
+        thaw = threading.Timer(1.0, broker.thaw)
+        thaw.start()
+        desk.publish("edged/d1/update/m/desired", b"x", retain=False)
+        thaw.join()
+    anybody.wait_for("edged/d1/update/m/desired", b"x")
 
 
 def test_a_message_gets_through_while_the_broker_restarts(broker, anybody) -> None:

@@ -137,9 +137,8 @@ class Desk:
             DeviceError: `broker_refused_publish`, or why there is no connection.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            line = self._connected()
             try:
-                self._send(line, topic, payload, retain=retain)
+                self._send(self._connected(), topic, payload, retain=retain)
             except DeviceError as error:
                 if attempt == _ATTEMPTS or error.reason == "broker_refused_publish":
                     raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edged.errors import MessageError
-from edged.models.desired import LIMIT_BYTES, Desired, parse_desired
+from edged.models.desired import Desired, parse_desired
 from edged.models.records import STATUS, State
 from edged.models.strictjson import StrictJsonError
 from edged.operator.fleetsaid import Fields, Said, error_said, fields_of, text_of, update_said
@@ -88,8 +88,8 @@ class Fleet:
         return said
 
     def _take(self, topic: str, payload: bytes) -> Said | None:
-        if not topic.startswith(self._prefix) or len(payload) > LIMIT_BYTES:
-            raise _foreign("of somebody else, or too large")
+        if not topic.startswith(self._prefix):
+            raise _foreign("of somebody else")
         name, _, tail = topic.removeprefix(self._prefix).partition("/")
         parts = tail.split("/")
         match parts:
