@@ -44,7 +44,8 @@ def fleet(broker: Broker, capsys, monkeypatch, tmp_path) -> Callable[..., tuple[
 
     def run(*arguments: str, seconds: float = 0.4) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main(["fleet", *arguments, "--seconds", str(seconds)])
+        more = [] if arguments[0] == "watch" else ["--seconds", str(seconds)]
+        code = main(["fleet", *arguments, *more])
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         return code, said.out, said.err

@@ -83,7 +83,7 @@ def watch(args: argparse.Namespace) -> int:
     with _desk(args, args.model) as desk:
         try:
             while True:
-                desk.wait(0.5)
+                desk.listen(0.2)
                 for said in desk.heard():
                     wanted = args.model in (None, said.model) or said.kind == "available"
                     if wanted and args.id in (None, said.deployment_id):

@@ -39,7 +39,11 @@ def add_broker_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cert-file", metavar="FILE", help="of this client")
     group.add_argument("--key-file", metavar="FILE", help="of this client")
     group.add_argument("--topic-prefix", metavar="TOPIC", help="as on the devices; default edged")
-    group.add_argument(
+
+
+def add_listening(parser: argparse.ArgumentParser) -> None:
+    """Add how long is listened first."""
+    parser.add_argument(
         "--seconds", type=seconds, default=_LISTEN_S, metavar="S",
         help="first listen so long to what devices and broker say (default: %(default)g)",
     )  # fmt: skip

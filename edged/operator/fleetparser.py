@@ -104,6 +104,8 @@ def _add(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
     fleetoptions.add_broker_options(parser)
+    if command is not run.watch:
+        fleetoptions.add_listening(parser)
     parser.set_defaults(command=lambda args: _as_usage(command, args))
     return parser
 

@@ -12,6 +12,8 @@ from edged.operator.fleetplan import Row, Vigil, failed_percent, some
 
 # Details of a failure come with the result, which follows the state.
 _RESULT_S = 1.0
+# Not at every message: looking at ten thousand devices takes a while.
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def follow(desk: Desk, vigil: Vigil, patience: Patience) -> list[Row]:
             limit_mono_s = min(limit_mono_s, now_mono_s + _RESULT_S)
         if now_mono_s >= limit_mono_s:
             return rows
-        desk.wait(min(0.5, limit_mono_s - now_mono_s))
+        desk.listen(min(_LOOK_S, limit_mono_s - now_mono_s))
 
 
 def staged(
