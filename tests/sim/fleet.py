@@ -63,6 +63,8 @@ class Answering:
             if end and in_rollout(desired.deployment_id, name, desired.percent):
                 said = {"deployment_id": desired.deployment_id, "version": desired.version}
                 self._say(name, "update/m/state", said | {"state": end, "reason": ""})
+                if end != "COMMITTED":
+                    self._say(name, "update/m/result", said | {"status": end, "detail": "why"})
 
     def _say(self, name: str, tail: str, message: dict | bytes) -> None:
         payload = message if isinstance(message, bytes) else orjson.dumps(message)
