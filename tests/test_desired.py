@@ -7,16 +7,22 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sim.messages import MALFORMED, but, without
 
 from edged.errors import MessageError
 from edged.models.desired import (
+    ID,
+    OWN_IDS,
     Address,
     Cancel,
     Desired,
     RollBack,
     Source,
     addresses,
+    encode_command,
+    encode_desired,
     in_rollout,
     parse_command,
     parse_desired,
@@ -154,3 +160,49 @@ def test_topics_to_subscribe_to():
     assert known["home/edged/porch/update/cars/command"].kind == "command"
     assert len(known) == 8
     assert not any(sign in topic for topic in known for sign in "+#")
+
+
+IDS = st.from_regex(ID, fullmatch=True).filter(lambda text: not text.startswith(OWN_IDS))
+VERSIONS = st.from_regex(r"[0-9]\.[1-9][0-9]{0,3}\.0(-rc\.[1-9])?(\+[a-z]{1,8})?", fullmatch=True)
+
+
+@given(
+    st.builds(
+        Desired,
+        IDS,
+        st.none() | VERSIONS,
+        st.none() | st.integers(1, 2**63 - 1),
+        st.integers(0, 100),
+    )
+)
+def test_what_the_desk_writes_is_what_a_device_reads(desired: Desired):
+    assert parse_desired(encode_desired(desired)) == desired
+
+
+@given(st.builds(Cancel, IDS, IDS) | st.builds(RollBack, IDS, VERSIONS))
+def test_commands_of_the_desk_are_what_a_device_reads(command: Cancel | RollBack):
+    assert parse_command(encode_command(command)) == command
+
+
+@pytest.mark.parametrize(
+    "desired",
+    [
+        Desired("d1", "1.4"),
+        Desired("-d1", "1.4.0"),
+        Desired("auto-1", "1.4.0"),
+        Desired("d1", "1.4.0", 0),
+        Desired("d1", "1.4.0", 2**63),
+        Desired("d1", "1.4.0", 2**64),
+        Desired("d1", "1.4.0", 5, 101),
+        Desired("\ud800", "1.4.0"),
+    ],
+)
+def test_the_desk_does_not_write_what_a_device_refuses(desired: Desired):
+    with pytest.raises(MessageError):
+        encode_desired(desired)
+
+
+def test_the_desk_does_not_write_commands_that_a_device_refuses():
+    for command in (Cancel("", "d1"), Cancel("c1", "d 1"), RollBack("auto-1", "1.0.0")):
+        with pytest.raises(MessageError):
+            encode_command(command)

@@ -150,12 +150,12 @@ class Connection:
         except (OSError, ValueError) as error:  # ValueError: a host that is no name (IDNA)
             raise self._unreachable(error) from error
 
-    def subscribe(self, topics: list[str]) -> set[int]:
-        """Ask for `topics` at QoS 1; returns the ids that will appear in `subacks`.
+    def subscribe(self, topics: list[str], *, qos: int = 1) -> set[int]:
+        """Ask for `topics`; returns the ids that will appear in `subacks`.
 
         One SUBSCRIBE for each: some brokers allow few topics in one.
         """
-        ids = (self._client.subscribe(topic, qos=1)[1] for topic in topics)
+        ids = (self._client.subscribe(topic, qos=qos)[1] for topic in topics)
         return {number for number in ids if number is not None}
 
     def unsubscribe(self, topic: str) -> None:

@@ -15,6 +15,7 @@ from edged import __version__
 from edged.command import OK, UsageError, new_file, run
 from edged.models.files import Files, storing
 from edged.models.package import read_package
+from edged.operator.fleetparser import add_fleet_commands
 from edged.operator.keys import ROLES, Elsewhere
 from edged.operator.modelcommands import add_model_commands
 from edged.operator.published import State
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--bind", default="127.0.0.1", metavar="ADDRESS", help="%(default)s; 0.0.0.0: everybody"
     )
     add_model_commands(areas)
+    add_fleet_commands(areas)
     return parser
 
 

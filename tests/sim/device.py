@@ -42,6 +42,7 @@ class Device:
         verbose: log every prediction, for `published`.
         environment: added to the process's.
         kernel: what it runs on; None for this machine's, whose power stays.
+        device_id: of the device.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Device:
         verbose: bool = False,
         environment: Mapping[str, str] | None = None,
         kernel: Kernel | None = None,
+        device_id: str = "dut",
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.config = folder / "edged.toml"
         self.notices: list[str] = []
-        self._port, self._top, self._mqtt = port, top, mqtt
+        self._port, self._top, self._mqtt, self._id = port, top, mqtt, device_id
         self._arguments = arguments or ["--config", str(self.config)]
         self._arguments += ["-v"] if verbose else []
         self.environment = dict(environment or {})
@@ -78,7 +80,7 @@ class Device:
         """Write the configuration file."""
         self._port = port or self._port
         self.config.write_text(
-            f'device_id = "dut"\nstate_dir = "{self.folder}/state"\n'
+            f'device_id = "{self._id}"\nstate_dir = "{self.folder}/state"\n'
             f'runtime_dir = "{self.folder}/run"\n{self._top}\n'
             f'[mqtt]\nhost = "127.0.0.1"\nport = {self._port}\n{self._mqtt}\n{body}'
         )
