@@ -7,13 +7,17 @@ import difflib
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from edged.command import UsageError
-from edged.config import Config
-from edged.config_text import ConfigTextError, Problem, from_values, parse
+from edged.config import Config, MqttConfig
+from edged.config_text import ConfigTextError, Problem, from_values, parse, parse_mqtt
 from edged.errors import ConfigError
+
+T = TypeVar("T")
 
 DEFAULT_CONFIG = "/etc/edged/edged.toml"
 # Which option a key of the configuration comes from when there is no file.
@@ -37,18 +41,31 @@ def read_config(path: Path) -> Config:
     Raises:
         ConfigError: `config_missing`, `config_unreadable`, `config_invalid`.
     """
+    return _read(
+        path, parse, "Give --config FILE, or run without one: --model FILE --camera SOURCE."
+    )
+
+
+def read_mqtt(path: Path) -> MqttConfig:
+    """Read the table `[mqtt]` of a file; what else it holds does not matter.
+
+    Raises:
+        ConfigError: `config_missing`, `config_unreadable`, `config_invalid`.
+    """
+    return _read(path, parse_mqtt, "Give --config FILE, or --broker HOST[:PORT].")
+
+
+def _read(path: Path, parsed: Callable[[str], T], advice: str) -> T:
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError as error:
         raise ConfigError(
-            "config_missing",
-            f"there is no configuration file {path}.",
-            advice="Give --config FILE, or run without one: --model FILE --camera SOURCE.",
+            "config_missing", f"there is no configuration file {path}.", advice=advice
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError("config_unreadable", f"cannot read {path}: {error}.") from error
     try:
-        return parse(text)
+        return parsed(text)
     except ConfigError as error:
         raise ConfigError(error.reason, f"{path}:\n{error}") from error
 
@@ -136,7 +153,7 @@ def _guess_source(text: str) -> str:
 def overridden(config: Config, args: argparse.Namespace) -> Config:
     """Return the configuration with what `--broker` and `--device-id` say instead."""
     if getattr(args, "broker", None) is not None:
-        host, port = _broker(args.broker)
+        host, port = broker_address(args.broker)
         try:
             mqtt = replace(config.mqtt, host=host, port=port)
         except ValueError as error:
@@ -167,8 +184,12 @@ def _own_runtime_dir() -> Path:
     return Path(os.environ.get("XDG_RUNTIME_DIR") or per_user) / "edged"
 
 
-def _broker(text: str) -> tuple[str, int | None]:
-    # [::1]:1883, ::1, host:1883, host
+def broker_address(text: str) -> tuple[str, int | None]:
+    """Return host and port of `[::1]:1883`, `::1`, `host:1883` or `host`.
+
+    Raises:
+        UsageError: it is none of these.
+    """
     if "@" in text:
         raise UsageError(
             "--broker: takes no user and no password; put username and password_file into a"

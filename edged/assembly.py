@@ -14,7 +14,6 @@ from edged.board import default_device_id
 from edged.breadcrumb import Breadcrumb
 from edged.camera.source import open_camera
 from edged.config import Config
-from edged.errors import Trouble
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.servable import Servable
 from edged.loader import Loader
@@ -253,14 +252,14 @@ class Assembly:
         }
 
     def _info(self, session: SessionStatus) -> DeviceInfo:
-        off = None if self.updates.off is None else Trouble.of(self.updates.off)
         return device_info(
             self.config,
             self.slots,
             self._captures,
             self._last_stop,
             spool=session.spool_trouble,
-            updates=off,
+            updates=self.updates.trouble,
+            journals=self.updates.troubles,
         )
 
     def _send(self, prediction: Prediction, seq: int) -> None:

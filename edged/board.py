@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 import re
 import resource
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+_MANAGER_S = 5.0
 _TIME_ERROR = 5  # adjtimex(2): not synchronised
 
 
@@ -45,19 +48,45 @@ def temperatures_c(root: Path = Path("/")) -> dict[str, float]:
     return found
 
 
+@functools.cache  # a handle is a class of its own, and garbage for long
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
 def kernel_clock_synchronised() -> bool | None:
     """Say what the kernel was told about its clock; None where it does not answer."""
     # struct timex, all zero: change nothing. Larger than any architecture's.
     timex = ctypes.create_string_buffer(512)
     try:
-        state = ctypes.CDLL(None).adjtimex(timex)
+        state = _libc().adjtimex(timex)
     except (AttributeError, OSError):
         return None
     return None if state < 0 else state != _TIME_ERROR
 
 
+def manager_clock_synchronised() -> bool | None:
+    """Say what systemd-timedated tells of the kernel's clock; None where it does not answer.
+
+    The unit's `ProtectClock=yes` denies adjtimex altogether, reading included; timedated asks in
+    our place, whichever daemon sets the clock.
+    """
+    program = shutil.which("timedatectl")
+    if program is None:
+        return None
+    command = [program, "show", "--property=NTPSynchronized", "--value"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_MANAGER_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"yes": True, "no": False}.get(done.stdout.strip())
+
+
 def clock_synchronised(
-    root: Path = Path("/"), kernel: Callable[[], bool | None] = kernel_clock_synchronised
+    root: Path = Path("/"),
+    kernel: Callable[[], bool | None] = kernel_clock_synchronised,
+    manager: Callable[[], bool | None] = manager_clock_synchronised,
 ) -> bool | None:
     """Say whether the clock was set from the network since boot; None where nobody knows.
 
@@ -67,10 +96,13 @@ def clock_synchronised(
     Args:
         root: where /run is; another one in tests.
         kernel: asked where there is no file.
+        manager: asked where the kernel does not answer.
     """
     if (root / "run/systemd/timesync/synchronized").exists():
         return True
     known = kernel()
+    if known is None:
+        known = manager()
     if known is None and (root / "run/systemd/timesync").exists():
         return False
     return known

@@ -1,9 +1,10 @@
 """What the last run left behind: why it stopped, and which model it was in when it did.
 
-`run.json` in the runtime directory, which is RAM and kept over restarts of the service but not
-over a reboot: written at the start, completed at a clean stop. What is found there at the next
-start tells a clean stop from a crash, and its absence a fresh boot. `breadcrumb` beside it is
-mapped into memory: the digest of the model that is being loaded, and of the one being invoked.
+`run.json` in the runtime directory, which is kept over restarts of the service, and where it is
+RAM not over a reboot: written at the start, completed at a clean stop. What is found there at the
+next start tells a clean stop from a crash, and its absence, or another kernel's boot id in it, a
+fresh boot. `breadcrumb` beside it is mapped into memory: the digest of the model that is being
+loaded, and of the one being invoked.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 from edged.lock import unusable_runtime_dir
 
 CLEAN_STOPS = {"sigterm", "sigint"}
+FRESH_BOOT = "first_start_since_boot"
 _FILE, _CRUMB_FILE = "run.json", "breadcrumb"
 _DIGEST_BYTES = 64
 _NOTHING = b" " * _DIGEST_BYTES
@@ -28,17 +30,19 @@ class RunRecord:
 
     Args:
         runtime_dir: e.g. /run/edged; made when missing.
+        boot_id: of the kernel, "" where it is not known.
 
     Raises:
         StoreError: `runtime_dir_unusable`.
     """
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(self, runtime_dir: Path, boot_id: str = "") -> None:
         self._path = runtime_dir / _FILE
+        self._boot_id = boot_id
         try:
             runtime_dir.mkdir(parents=True, exist_ok=True)
             self.last_stop = self._read()
-            self._write({"state": "running", "pid": os.getpid()})
+            self._write({"state": "running", "pid": os.getpid(), "boot_id": boot_id})
         except OSError as error:
             raise unusable_runtime_dir(runtime_dir, error) from error
 
@@ -53,12 +57,13 @@ class RunRecord:
         try:
             record = orjson.loads(self._path.read_bytes())
         except FileNotFoundError:
-            return "first_start_since_boot"
+            return FRESH_BOOT
         except orjson.JSONDecodeError:
             return "crash"
         if isinstance(record, dict) and record.get("state") == "stopped":
             return str(record.get("cause", "unknown"))
-        return "crash"
+        before = record.get("boot_id") if isinstance(record, dict) else None
+        return FRESH_BOOT if before and before != self._boot_id else "crash"
 
     def _write(self, record: dict[str, object]) -> None:
         temporary = self._path.with_suffix(".tmp")

@@ -6,11 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from edged.errors import ConfigError, EdgedError
 from edged.systemd import error_lines
 
 OK, FAILED, USAGE, CONFIGURATION = 0, 1, 2, 78
+
+
+def new_file(text: str) -> Path:
+    """Return an argument that names a file to be written; for argparse."""
+    path = Path(text)
+    if path.is_dir() or not path.name:
+        raise argparse.ArgumentTypeError(f"must name a file, and {text!r} is a directory")
+    return path
 
 
 class UsageError(EdgedError):

@@ -188,7 +188,7 @@ class UpdateConfig:
     metadata_url: Url | None = None
     targets_url: Url | None = None
     root: Path = "/etc/edged/tuf/root.json"
-    poll_s: Annotated[float, Field(ge=60, le=2_592_000)] = 21_600.0
+    poll_s: Annotated[float, Field(ge=1, le=2_592_000)] = 21_600.0
     deadline_s: Annotated[float, Field(ge=1, le=2_592_000)] = 86_400.0
     trial_frames: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     trial_seconds: Annotated[float, Field(ge=0, le=604_800)] = 60.0

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from edged.config import Config
+from edged.config import Config, MqttConfig
 from edged.config_rules import Conflict, ConflictError, provisional
 from edged.config_words import (
     fields_of,
@@ -84,11 +84,9 @@ def parse(text: str) -> Config:
     Raises:
         ConfigTextError: with every mistake that was found.
     """
-    try:
-        data, lines = load(text)
-    except TomlTextError as error:
-        raise ConfigTextError([Problem(error.line, "", error.reason, error.message)]) from None
-    return _checked(data, lines)
+    data, lines = _loaded(text)
+    config: Config = _checked(data, lines, Config)
+    return config
 
 
 def from_values(values: dict[str, Any]) -> Config:
@@ -97,14 +95,53 @@ def from_values(values: dict[str, Any]) -> Config:
     Raises:
         ConfigTextError: with every mistake that was found; no problem has a line.
     """
-    return _checked(values, {})
+    config: Config = _checked(values, {}, Config)
+    return config
 
 
-def _checked(data: dict[str, Any], lines: dict[KeyPath, int]) -> Config:
+def parse_mqtt(text: str) -> MqttConfig:
+    """Return the table `[mqtt]` of a TOML text, whatever else it holds: the operator's own file.
+
+    Args:
+        text: as for `parse`.
+
+    Raises:
+        ConfigTextError: with every mistake that was found, or without such a table.
+    """
+    data, lines = _loaded(text)
+    if "mqtt" not in data:
+        message = "there is no table [mqtt], which says where the broker is"
+        raise ConfigTextError([Problem(None, "", "missing_key", message)])
+    return mqtt_from_values(data["mqtt"], lines)
+
+
+def mqtt_from_values(values: Any, lines: dict[KeyPath, int] | None = None) -> MqttConfig:
+    """Return the table `[mqtt]` in values, as `tomllib` would give them.
+
+    Raises:
+        ConfigTextError: with every mistake that was found.
+    """
+    mqtt: MqttConfig = _checked({"mqtt": values}, lines or {}, _MqttOnly).mqtt
+    return mqtt
+
+
+@dataclass(frozen=True)
+class _MqttOnly:
+    mqtt: MqttConfig
+
+
+def _loaded(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    try:
+        return load(text)
+    except TomlTextError as error:
+        raise ConfigTextError([Problem(error.line, "", error.reason, error.message)]) from None
+
+
+def _checked(data: dict[str, Any], lines: dict[KeyPath, int], kind: type[Any]) -> Any:
     reader = _Reader(data, lines)
-    config: Config | None = None
+    config: Any = None
     with suppress(_EnoughError):
-        config = reader.table(Config, data, (), "")
+        config = reader.table(kind, data, (), "")
     if reader.problems or config is None:
         raise ConfigTextError(reader.problems)
     return config

@@ -210,7 +210,11 @@ def _received(client: socket.socket, limit_s: float) -> Iterator[tuple[bytes, in
                 raise ControlError(
                     "request_late", f"no whole request came within {limit_s:g} s."
                 ) from error
-            files += more
+            for descriptor in more:
+                if files:
+                    os.close(descriptor)  # a client may send one with every byte
+                else:
+                    files.append(descriptor)
             if not piece:
                 break
             line += piece

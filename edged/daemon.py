@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from edged import __version__
 from edged.assembly import LOAD_LIMIT_S, Assembly, Frame, restore_outbox, topics_of
-from edged.breadcrumb import CLEAN_STOPS, Breadcrumb, RunRecord
+from edged.breadcrumb import CLEAN_STOPS, FRESH_BOOT, Breadcrumb, RunRecord
 from edged.config import Config, ModelConfig
 from edged.control import ControlServer, Operation
 from edged.errors import ConfigError, ControlError, EdgedError, StoreError
@@ -98,10 +98,11 @@ class Daemon:
             # From the start: loading may take a while, and then somebody asks why.
             control = ControlServer(runtime, self._operations())
             try:
-                record = RunRecord(runtime.directory)
+                boot_id = now().boot
+                record = RunRecord(runtime.directory, boot_id)
                 crumb = Breadcrumb(runtime.directory)
                 store = Store(Path(self._config.state_dir))
-                frame = Frame(record.last_stop, now().boot, crumb, store, Inbox())
+                frame = Frame(record.last_stop, boot_id, crumb, store, Inbox())
                 try:
                     code = self._serve(frame)
                 except _StopAskedError:
@@ -140,7 +141,9 @@ class Daemon:
         config = self._config
         loader = Loader(config, frame.store, frame.crumb.loading)
         clean = frame.last_stop in CLEAN_STOPS
-        boot = BootFacts(frame.boot_id, clean, frame.crumb.blamed_sha256)
+        # A directory that outlives a reboot holds the crumb of a power cut.
+        blamed = None if frame.last_stop == FRESH_BOOT else frame.crumb.blamed_sha256
+        boot = BootFacts(frame.boot_id, clean, blamed)
         started = self._in_background(
             lambda: start(config.model, frame.store, loader, boot=boot, now_ms=_now_ms())
         )
@@ -165,8 +168,11 @@ class Daemon:
         return 0 if self._crashed is None else 1
 
     def _listen(self, session: Session, frame: Frame, config: Config) -> None:
-        for topic in update_topics(config):
+        topics = update_topics(config)
+        frame.inbox.know(topics)
+        for topic in topics:
             session.subscribe(topic, frame.inbox.arrived)
+        session.on_stray(frame.inbox.arrived)
 
     def _supervise(self, assembly: Assembly, frame: Frame) -> Assembly:
         while not self._stop_cause and self._crashed is None:
@@ -240,7 +246,10 @@ class Daemon:
         loaded.
         """
         kept, journals = assembly.release(), assembly.updates.journals()
-        started = Started(fixed=loaded.fixed, troubles=loaded.troubles)
+        troubles = {
+            name: said for name, said in assembly.updates.troubles.items() if name in _names(config)
+        }
+        started = Started(fixed=loaded.fixed, troubles=troubles | loaded.troubles)
         for model in config.model:
             name = model.name
             before = journals.get(name)

@@ -22,6 +22,7 @@ from edged.models.manifest import MANIFEST, MODEL, MODEL_EDGETPU
 from edged.models.records import Release
 from edged.models.seal import bare_digest
 from edged.models.store import Store
+from edged.models.version import Version
 from edged.prediction import ModelId
 
 
@@ -56,7 +57,8 @@ class Loader:
         """
         model = self._models[name]
         with self._loading(sha256):
-            if self._is_configured(model, sha256):
+            # Looking into the factory file takes as long as loading: only where it can be it.
+            if version == Version.factory(sha256).text and self._is_configured(model, sha256):
                 servable = self._bare(model)
             else:
                 place = self._store.check(name, version, sha256)

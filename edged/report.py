@@ -34,12 +34,19 @@ from edged.pipeline.modelslot import ModelSlot
 from edged.redact import redacted
 
 
-def model_info(slot: ModelSlot, requested: str) -> ModelInfo:
-    """Describe a model as it runs, or why it does not."""
-    servable, trouble = slot.current, slot.trouble
+def model_info(slot: ModelSlot, requested: str, journal: Trouble | None) -> ModelInfo:
+    """Describe a model as it runs, or why it does not.
+
+    Args:
+        slot: where it runs.
+        requested: accelerator.
+        journal: what was wrong with its journal at the start.
+    """
+    servable, trouble, remembered = slot.current, slot.trouble, _part(journal)
     reason, detail = (trouble.reason, trouble.detail) if trouble else ("", "")
     if servable is None:
-        return ModelInfo(slot.name, "", "", "", "", "", requested, reason or "loading", detail)
+        reason = reason or "loading"
+        return ModelInfo(slot.name, "", "", "", "", "", requested, reason, detail, remembered)
     if not reason and servable.fallback is not None:
         reason, detail = servable.fallback.reason, servable.fallback.detail
     return ModelInfo(
@@ -52,7 +59,12 @@ def model_info(slot: ModelSlot, requested: str) -> ModelInfo:
         requested_accelerator=requested,
         reason=reason,
         detail=detail,
+        journal=remembered,
     )
+
+
+def _part(trouble: Trouble | None) -> PartInfo:
+    return PartInfo(trouble.reason, trouble.detail) if trouble else PartInfo()
 
 
 def device_info(
@@ -63,8 +75,19 @@ def device_info(
     *,
     spool: Trouble | None,
     updates: Trouble | None,
+    journals: Mapping[str, Trouble],
 ) -> DeviceInfo:
-    """Describe the device: what it is, what it sees with, what it runs."""
+    """Describe the device: what it is, what it sees with, what it runs.
+
+    Args:
+        config: what runs.
+        slots: of models, by name.
+        captures: of cameras.
+        last_stop: why the run before stopped.
+        spool: what is wrong with the outbox on disk.
+        updates: what is wrong with updates over the air.
+        journals: what was wrong with journals at the start, by model.
+    """
     return DeviceInfo(
         versions=Versions(
             __version__,
@@ -83,11 +106,14 @@ def device_info(
             )
             for worker in captures
         ),
-        models=tuple(model_info(slots[model.name], model.accelerator) for model in config.model),
+        models=tuple(
+            model_info(slots[model.name], model.accelerator, journals.get(model.name))
+            for model in config.model
+        ),
         groups=config.groups,
         last_stop=last_stop,
-        outbox=PartInfo(spool.reason, spool.detail) if spool else PartInfo(),
-        updates=PartInfo(updates.reason, updates.detail) if updates else PartInfo(),
+        outbox=_part(spool),
+        updates=_part(updates),
     )
 
 

@@ -12,6 +12,7 @@ from edged.errors import AcceleratorError, EdgedError, StoreError, Trouble
 from edged.inference.servable import Servable
 from edged.loader import Loader, factory_contents
 from edged.models.deployment import fall_back, runs
+from edged.models.faults import is_passing
 from edged.models.journal import Journal
 from edged.models.pursuit import use_factory
 from edged.models.records import BEFORE_TRIAL, Moment, Release
@@ -108,7 +109,11 @@ def _start(
         journal = recover(before or Journal(name), boot, now_ms)
         if before is not None and journal != before:
             # Attempts count only when they are on the disk before what may crash again.
-            store.journal(name).save(journal)
+            try:
+                store.journal(name).save(journal)
+            except StoreError as error:
+                _run_unwritten(started, journal, loader, error, None)
+                return
             before = journal
     # Of a new configuration, a person waits to hear whether it can be used.
     journal = with_factory(journal, model, store, moment, must=known is not None)
@@ -117,13 +122,7 @@ def _start(
         try:
             store.journal(name).save(journal)
         except StoreError as error:
-            # A full or broken disk must not keep cameras from being watched.
-            log.error("model %s: no updates: %s", name, error.explain())
-            started.troubles[name] = Trouble.of(error)
-            if servable is None:
-                raise
-            started.fixed[name] = Release(servable.id.version, servable.id.sha256, now_ms)
-            started.servables[name] = servable
+            _run_unwritten(started, journal, loader, error, servable)
             return
     started.journals[name] = journal
     if servable is not None:
@@ -176,6 +175,9 @@ def _loaded(journal: Journal, loader: Loader, moment: Moment) -> tuple[Servable 
     except AcceleratorError:
         raise
     except EdgedError as error:
+        if is_passing(error):
+            log.error("model %s: %s", journal.model, error.explain())
+            return None, journal  # it is tried again while others run
         current = journal.current
         others = (journal.previous, journal.factory)
         spare = any(one is not None and one.sha256 != release.sha256 for one in others)
@@ -199,6 +201,27 @@ def _run_fixed(
         active = Release(Version.factory(sha256).text, sha256, 0)
     started.servables[model.name] = servable = loader.load_release(model.name, active)
     started.fixed[model.name] = active
+    _tell(servable)
+
+
+def _run_unwritten(
+    started: Started,
+    journal: Journal,
+    loader: Loader,
+    error: StoreError,
+    servable: Servable | None,
+) -> None:
+    """Run what a journal says that cannot be written.
+
+    A full or broken disk must not keep cameras from being watched.
+    """
+    name, release = journal.model, runs(journal)
+    log.error("model %s: no updates: %s", name, error.explain())
+    started.troubles[name] = Trouble.of(error)
+    if release is None:
+        return
+    servable = servable or loader.load_release(name, release)
+    started.servables[name], started.fixed[name] = servable, release
     _tell(servable)
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from edged.board import clock_synchronised, default_device_id
 from edged.config import Config
-from edged.errors import ConfigError
+from edged.errors import ConfigError, Trouble
 from edged.loader import Loader
 from edged.models.acts import LiveActs
 from edged.models.casework import Case, Surroundings
 from edged.models.deployment import runs
 from edged.models.desired import Address, addresses
+from edged.models.files import Files
+from edged.models.handover import Handover, names_of
 from edged.models.inbox import Inbox
 from edged.models.journal import Journal
 from edged.models.local import LocalUpdates
@@ -62,6 +64,7 @@ class Updates:
 
     Attributes:
         fixed: what runs of models that nothing may be written about.
+        troubles: what was wrong with journals at the start, by model.
         off: why no model comes over the air; None where it may.
         local: what can be asked for at the device.
     """
@@ -81,14 +84,22 @@ class Updates:
         device_id = config.device_id or default_device_id()
         self._topics = Topics(config.mqtt.topic_prefix, device_id)
         self._session = session
-        self.fixed = started.fixed
+        self.fixed, self.troubles = started.fixed, started.troubles
         self._boot_id = boot_id
         self._store = store
         self._inbox = inbox
-        self._known = update_topics(config)
         root, self.off = _root(config)
         repositories = _Repositories(config, store.staging, root, self.off)
-        acts = LiveActs(config, store, loader, stage, repositories.remote)
+        self._handover = Handover(store.staging, Files())
+        self._acts = acts = LiveActs(
+            config,
+            store,
+            loader,
+            stage,
+            handover=self._handover,
+            remote=repositories.remote,
+            stick=repositories.stick,
+        )
         world = Surroundings(
             acts=acts,
             keep=lambda journal: store.journal(journal.model).save(journal),
@@ -105,7 +116,7 @@ class Updates:
             inbox,
             MqttVoice(session, self._topics),
             Duties(
-                (lambda: acts.latest(Version)) if self.off is None else None,
+                (lambda canceled: acts.latest(Version, canceled)) if self.off is None else None,
                 config.update.poll_s,
                 self._tidy,
             ),
@@ -114,7 +125,16 @@ class Updates:
             monotonic=time.monotonic,
             spawn=spawn,
         )
-        self.local = LocalUpdates(self.updater, acts, self._moment, repositories.stick)
+        self.local = LocalUpdates(
+            self.updater, store, self._handover, self._moment, repositories.stick
+        )
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with updates over the air, or None."""
+        if self.off is not None:
+            return Trouble.of(self.off)
+        return self._acts.forgotten or self.updater.poll_trouble
 
     def start(self) -> None:
         """Start the updater."""
@@ -124,7 +144,7 @@ class Updates:
             active = VersionState(release.version, release.sha256, release.since_ms / 1000)
             state = encode_model_state(ModelState(name, active=active))
             self._session.set_retained(self._topics.model(name), state)
-        self._inbox.listen(self._known, self.updater.ring)
+        self._inbox.call(self.updater.ring)
         self.updater.start()
 
     def ask_to_stop(self) -> None:
@@ -152,10 +172,12 @@ class Updates:
 
     def _tidy(self, name: str) -> None:
         self._store.collect(name)
-        journals = self.journals().values()
-        self._store.clear_staging(
-            {journal.current.sha256 for journal in journals if journal.current is not None}
-        )
+        wanted = set(self._handover.incoming)
+        for model, journal in self.journals().items():
+            if journal.current is not None:
+                wanted |= names_of(model, journal.current.deployment_id)
+                wanted.add(journal.current.sha256)
+        self._store.clear_staging(wanted)
 
 
 class _Repositories:
@@ -193,8 +215,7 @@ class _Repositories:
             self._staging,
             targets_url,
             source=source,
-            # Where nobody knows (no network time daemon that says so), it is taken to be right.
-            clock=lambda: TufClock(time.time(), clock_synchronised() is not False),
+            clock=lambda: TufClock(time.time(), clock_synchronised()),
         )
 
 

@@ -34,6 +34,8 @@ def status_lines(answer: Answer, width: int) -> list[str]:
         lines.append("A model is stuck; the watchdog restarts the service.")
     lines += _wrapped(_broker(broker), width)
     lines += _wrapped(_outbox(outbox), width)
+    updates = _why(_part(answer, "updates"))
+    lines += _wrapped(f"updates{updates}", width) if updates else []
     lines += _wrapped(f"runtime {_text(versions, 'runtime')}; {_stopped(answer)}", width)
     cameras, models = _parts(answer, "cameras"), _parts(answer, "models")
     lines += ["", *_camera_lines(cameras, width), "", *_running_lines(models, width)]
@@ -68,7 +70,7 @@ def model_lines(answer: Answer, width: int, zone: tzinfo | None = None) -> list[
         for mark in _parts(model, "marks"):
             row = [_text(mark, "mark"), _text(mark, "version"), _text(mark, "sha256")[:8]]
             rows.append([*row, _text(mark, "reason")])
-        lines += [f"  {line}" for line in _columns(rows, width - 2)]
+        lines += [f"  {line}" for line in columns(rows, width - 2)]
     return lines or ["No model is known on this device."]
 
 
@@ -130,8 +132,8 @@ def _broker(broker: Answer) -> str:
 
 def _outbox(outbox: Answer) -> str:
     queued, dropped = outbox.get("queued"), _part(outbox, "dropped")
-    lost = ", ".join(f"{count} {_plain(cause)}" for cause, count in dropped.items() if count)
-    words = f"outbox: {_plain(queued)} waiting" if queued else "outbox: nothing waiting"
+    lost = ", ".join(f"{count} {plain(cause)}" for cause, count in dropped.items() if count)
+    words = f"outbox: {plain(queued)} waiting" if queued else "outbox: nothing waiting"
     if outbox.get("stored"):
         words += f", {_text(outbox, 'stored')} on disk"
     return words + (f"; lost: {lost}" if lost else "") + _why(outbox)
@@ -159,7 +161,8 @@ def _running_lines(models: Sequence[Answer], width: int) -> list[str]:
         row = [_text(model, "name"), _text(model, "version") or "-", _text(model, "kind") or "-"]
         where = ", ".join(filter(None, (_text(model, "accelerator"), _text(model, "runtime"))))
         rows.append([*row, where or "-"])
-        notes.append(_why(model))
+        journal = _why(_part(model, "journal"))
+        notes.append(_why(model) + (f"; journal{journal}" if journal else ""))
     return _noted(rows, notes, width)
 
 
@@ -167,15 +170,15 @@ def _noted(
     rows: list[list[str]], notes: Sequence[str], width: int, *, numbers: int = 0
 ) -> list[str]:
     """Return a table in which what ails a row stands below it."""
-    heading, *body = _columns(rows, width, numbers=numbers)
+    heading, *body = columns(rows, width, numbers=numbers)
     lines = [heading]
     for line, note in zip(body, notes, strict=True):
         lines.append(line)
-        lines += _wrapped("    " + note.removeprefix(": "), width, "    ") if note else []
+        lines += _wrapped("    " + note.lstrip(":; "), width, "    ") if note else []
     return lines
 
 
-def _columns(rows: Sequence[Sequence[str]], width: int, *, numbers: int = 0) -> list[str]:
+def columns(rows: Sequence[Sequence[str]], width: int, *, numbers: int = 0) -> list[str]:
     """Return rows as lines of at most `width`: the widest columns are cut first.
 
     Args:
@@ -264,9 +267,10 @@ def _parts(answer: Answer, key: str) -> list[Answer]:
 
 
 def _text(answer: Answer, key: str) -> str:
-    return _plain(answer.get(key))
+    return plain(answer.get(key))
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """Return a value as text without control characters; "" for None."""
     text = "" if value is None else str(value)
     return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -78,13 +78,40 @@ def test_board_and_temperatures(tmp_path) -> None:
 
 def test_the_clock(tmp_path) -> None:
     def by_kernel(known: bool | None) -> bool | None:
-        return clock_synchronised(tmp_path, lambda: known)
+        return clock_synchronised(tmp_path, lambda: known, lambda: None)
 
     assert [by_kernel(known) for known in (None, False, True)] == [None, False, True]
     write(tmp_path, {"run/systemd/timesync/clock": ""})
     assert [by_kernel(known) for known in (None, False, True)] == [False, False, True]
     write(tmp_path, {"run/systemd/timesync/synchronized": ""})
     assert [by_kernel(known) for known in (None, False, True)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("script", "known"),
+    [
+        ("echo yes", True),
+        ("echo no", False),
+        ("echo 'Failed to connect to bus' >&2; exit 1", None),
+        ("echo maybe", None),
+        ("sleep 30", None),
+    ],
+)
+def test_where_the_sandbox_forbids_to_ask_the_kernel_timedated_does(
+    tmp_path, monkeypatch, script, known
+) -> None:
+    program = tmp_path / "timedatectl"
+    program.write_text(
+        f'#!/bin/sh\n[ "$*" = "show --property=NTPSynchronized --value" ] && {script}'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("edged.board._MANAGER_S", 0.5)
+
+    assert clock_synchronised(tmp_path, lambda: None) is known
+    assert clock_synchronised(tmp_path, lambda: False) is False, "the kernel comes first"
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert clock_synchronised(tmp_path, lambda: None) is None
 
 
 def test_the_kernel_is_asked_and_nothing_is_changed() -> None:

@@ -58,7 +58,7 @@ CASES: dict[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
         for key in ("metadata_url", "targets_url")
     },
     (UPDATE, "root"): ([("''", "bad_format")], "/root.json"),
-    (UPDATE, "poll_s"): ([("59", "out_of_range"), ("2592001", "out_of_range")], 60),
+    (UPDATE, "poll_s"): ([("0", "out_of_range"), ("2592001", "out_of_range")], 1),
     (UPDATE, "deadline_s"): ([("0", "out_of_range"), ("2592001", "out_of_range")], 10),
     (UPDATE, "trial_frames"): ([("0", "out_of_range"), ("1.5", "wrong_type")], 1),
     (UPDATE, "trial_seconds"): ([("-1", "out_of_range"), ("604801", "out_of_range")], 0),

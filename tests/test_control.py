@@ -218,6 +218,19 @@ def test_files_beyond_the_first_are_closed(serve, tmp_path) -> None:
         file.close()
 
 
+def test_files_with_every_byte_are_closed_as_they_come(serve, tmp_path) -> None:
+    directory = serve(count=lambda given: {"open": open_files(), "file": given["file"]})
+    line = encode_request(Request("count", {}))
+    before = open_files()
+    with (tmp_path / "file").open("wb") as file, connected(directory) as client:
+        for n in range(len(line) - 1):
+            socket.send_fds(client, [line[n : n + 1]], [file.fileno()])
+        send(client, line[-1:])
+        said = orjson.loads(read_all(client))["result"]
+    assert said["open"] <= before + 4, "both ends, the file, and one of it"
+    assert said["file"]
+
+
 # Clients that misbehave
 
 

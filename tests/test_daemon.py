@@ -19,6 +19,9 @@ from sim.delegate import MODE_VARIABLE, delegate_or_skip
 from sim.device import BELT, Device, P
 from sim.tcp import Proxy, Silence
 
+from edged.models.records import Crashes
+from edged.models.store import Store
+
 pytestmark = pytest.mark.broker
 
 
@@ -165,6 +168,27 @@ def test_killed_the_will_says_offline_and_the_next_start_says_crash(
         wait_for("why", lambda: last(subscriber, "info").get("last_stop") == "crash")
     finally:
         again.close()
+
+
+@pytest.mark.parametrize("rebooted", [True, False])
+def test_a_power_cut_blames_no_model_where_the_runtime_directory_outlives_it(
+    make, free_port, rebooted
+) -> None:
+    """A container that is started again keeps it, and so may a directory on a disk."""
+    device = make(free_port).start().wait_ready()
+    assert device.stop()[0] == 0
+    home = Store(device.state).journal("belt")
+    journal = home.load().journal
+    active = journal.active.sha256
+    boot = "before" if rebooted else Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    record = {"state": "running", "pid": 1, "boot_id": boot}
+    (device.folder / "run/run.json").write_bytes(orjson.dumps(record))
+    (device.folder / "run/breadcrumb").write_bytes(b" " * 64 + active.encode())
+
+    device.start().wait_ready()
+
+    crashes = home.load().journal.crashes
+    assert crashes == (None if rebooted else Crashes(active, 1))
 
 
 def test_the_broker_is_killed_and_restarted_and_nothing_is_lost(broker, make) -> None:

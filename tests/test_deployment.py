@@ -227,6 +227,13 @@ def test_a_double_refused_does_not_turn_against_the_first():
     assert found(journal, "ab" * 32, downgrade_ok=False).reason == "equivocation"
 
 
+def test_an_attempt_that_never_found_its_package_makes_no_double_of_it():
+    journal, _ = wants(SETTLED, "d1", "1.4.0", order_ms=1)
+    journal = advance(journal, "d1", Event(K.CANCEL), NOW_MS)
+    journal, _ = wants(journal, "d2", "1.4.0", order_ms=2)
+    assert found(journal, sha("1.4.0"), downgrade_ok=False).kind is K.FOUND
+
+
 def test_a_lifted_mark_lets_it_in_again():
     journal = SETTLED.marked(Mark("1.4.0", sha("1.4.0"), bad=True, reason="crashed"))
     journal, _ = wants(journal, "d1", "1.4.0")
@@ -402,8 +409,15 @@ def test_trouble_is_no_transition_and_is_said_when_it_changes():
 
 
 def test_a_cancelled_retry_says_cancelled():
-    journal = advance(under_way(S.SYNCING), "d1", Event(K.TROUBLE, "server_error"), NOW_MS)
-    assert ended(advance(journal, "d1", Event(K.CANCEL), NOW_MS)) == (None, "CANCELED", "canceled")
+    journal = advance(under_way(S.SYNCING), "d1", Event(K.TROUBLE, "server_error", "503"), NOW_MS)
+    journal = advance(journal, "d1", Event(K.CANCEL), NOW_MS)
+    assert ended(journal) == (None, "CANCELED", "canceled")
+    assert journal.history[-1].detail == "it was held up: 503 (server_error)"
+
+
+def test_a_cancelled_deployment_without_trouble_has_nothing_to_add():
+    journal = advance(under_way(S.DOWNLOADING), "d1", Event(K.CANCEL), NOW_MS)
+    assert journal.history[-1].detail == ""
 
 
 def test_seq_counts_what_is_said():

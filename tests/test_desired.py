@@ -7,29 +7,26 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sim.messages import MALFORMED, but, without
 
 from edged.errors import MessageError
 from edged.models.desired import (
+    ID,
+    OWN_IDS,
     Address,
     Cancel,
     Desired,
     RollBack,
     Source,
     addresses,
+    encode_command,
+    encode_desired,
     in_rollout,
     parse_command,
     parse_desired,
 )
-
-GOOD = {"deployment_id": "d1", "version": "1.4.0", "order": 5, "rollout": {"percent": 10}}
-
-
-def but(**changes: object) -> bytes:
-    return json.dumps(GOOD | changes).encode()
-
-
-def without(*keys: str) -> bytes:
-    return json.dumps({key: value for key, value in GOOD.items() if key not in keys}).encode()
 
 
 @pytest.mark.parametrize(
@@ -50,99 +47,6 @@ def without(*keys: str) -> bytes:
 )
 def test_what_is_right_is_taken(payload, expected):
     assert parse_desired(payload) == expected
-
-
-MALFORMED: list[bytes] = [
-    b"",
-    b" ",
-    b"null",
-    b"true",
-    b"1",
-    b'"d1"',
-    b"[]",
-    b"{}",
-    b"{",
-    b"}",
-    b"\x00",
-    b"\xff\xfe",
-    b"\x89PNG\r\n\x1a\n",
-    b"online",
-    but()[:-1],
-    but()[1:],
-    but() + b"x",
-    but() + but(),
-    b"\xef\xbb\xbf" + but(),
-    json.dumps(GOOD).encode("utf-16"),
-    json.dumps(GOOD).encode("utf-32"),
-    but(note="x").replace(b'"x"', b'"\xff"'),
-    but(note="x").replace(b'"x"', b'"\\ud800"'),
-    but(note="x").replace(b'"x"', b'["\\udc00"]'),
-    but(note="x").replace(b'"x"', b"NaN"),
-    but(note="x").replace(b'"x"', b"-Infinity"),
-    but(note="x").replace(b'"x"', b"1e999"),
-    but(note="x").replace(b'"x"', b"9" * 40),
-    but(note="x").replace(b'"x"', b"9" * 60_000),
-    but(note="x").replace(b'"x"', b"[" * 30_000 + b"]" * 30_000),
-    but(note="x").replace(b'"x"', b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
-    but(note="x").replace(b'"x"', b"'x'"),
-    but(note="x").replace(b'"x"', b"0x10"),
-    but(note="x").replace(b'"x"', b'"\n"'),
-    but(note="x").replace(b'"note"', b'"version"'),
-    but(note="x").replace(b'"note"', b'"deployment\\u005fid"'),
-    but(note={"a": 1, "b": 2}).replace(b'"b"', b'"a"'),
-    without("deployment_id"),
-    but(deployment_id=None),
-    but(deployment_id=7),
-    but(deployment_id=""),
-    but(deployment_id=" d1"),
-    but(deployment_id="d1\n"),
-    but(deployment_id="-d1"),
-    but(deployment_id="../../etc"),
-    but(deployment_id="a:b"),
-    but(deployment_id="d\u0661"),
-    but(deployment_id="d" * 65),
-    but(deployment_id=["d1"]),
-    without("version"),
-    but(version=""),
-    but(version=1.4),
-    but(version=True),
-    but(version=["1.4.0"]),
-    but(version="1.4"),
-    but(version="v1.4.0"),
-    but(version="1.4.0\n"),
-    but(version="01.4.0"),
-    but(version="1.4.0-"),
-    but(version="\u0661.4.0"),
-    but(version="1.4.0/../2"),
-    but(version="1.4.0-" + "x" * 64),
-    but(version="9" * 5000 + ".0.0"),
-    but(version="latest"),
-    but(order=None),
-    but(order="5"),
-    but(order=5.0),
-    but(order=True),
-    but(order=-1),
-    but(order=0),
-    but(order=2**63),
-    but(order=[5]),
-    but(rollout=None),
-    but(rollout=10),
-    but(rollout={}),
-    but(rollout=[10]),
-    but(rollout={"percentage": 10}),
-    but(rollout={"percent": None}),
-    but(rollout={"percent": "10"}),
-    but(rollout={"percent": 10.0}),
-    but(rollout={"percent": True}),
-    but(rollout={"percent": -1}),
-    but(rollout={"percent": 101}),
-    but(schema=0),
-    but(schema=2),
-    but(schema="1"),
-    but(schema=None),
-    but(schema=True),
-    but(schema=1.0),
-]
 
 
 @pytest.mark.parametrize("number", range(len(MALFORMED)))
@@ -256,3 +160,49 @@ def test_topics_to_subscribe_to():
     assert known["home/edged/porch/update/cars/command"].kind == "command"
     assert len(known) == 8
     assert not any(sign in topic for topic in known for sign in "+#")
+
+
+IDS = st.from_regex(ID, fullmatch=True).filter(lambda text: not text.startswith(OWN_IDS))
+VERSIONS = st.from_regex(r"[0-9]\.[1-9][0-9]{0,3}\.0(-rc\.[1-9])?(\+[a-z]{1,8})?", fullmatch=True)
+
+
+@given(
+    st.builds(
+        Desired,
+        IDS,
+        st.none() | VERSIONS,
+        st.none() | st.integers(1, 2**63 - 1),
+        st.integers(0, 100),
+    )
+)
+def test_what_the_desk_writes_is_what_a_device_reads(desired: Desired):
+    assert parse_desired(encode_desired(desired)) == desired
+
+
+@given(st.builds(Cancel, IDS, IDS) | st.builds(RollBack, IDS, VERSIONS))
+def test_commands_of_the_desk_are_what_a_device_reads(command: Cancel | RollBack):
+    assert parse_command(encode_command(command)) == command
+
+
+@pytest.mark.parametrize(
+    "desired",
+    [
+        Desired("d1", "1.4"),
+        Desired("-d1", "1.4.0"),
+        Desired("auto-1", "1.4.0"),
+        Desired("d1", "1.4.0", 0),
+        Desired("d1", "1.4.0", 2**63),
+        Desired("d1", "1.4.0", 2**64),
+        Desired("d1", "1.4.0", 5, 101),
+        Desired("\ud800", "1.4.0"),
+    ],
+)
+def test_the_desk_does_not_write_what_a_device_refuses(desired: Desired):
+    with pytest.raises(MessageError):
+        encode_desired(desired)
+
+
+def test_the_desk_does_not_write_commands_that_a_device_refuses():
+    for command in (Cancel("", "d1"), Cancel("c1", "d 1"), RollBack("auto-1", "1.0.0")):
+        with pytest.raises(MessageError):
+            encode_command(command)

@@ -11,7 +11,15 @@ from sim.journals import ACTIVE, SETTLED, run_through, sha, under_way, wants
 
 from edged.errors import StoreError
 from edged.models.desired import Source
-from edged.models.journal import HISTORY, LIMIT_BYTES, MARKS, Journal, encode_journal, parse_journal
+from edged.models.journal import (
+    HISTORY,
+    LIMIT_BYTES,
+    MARKS,
+    UNDATED,
+    Journal,
+    encode_journal,
+    parse_journal,
+)
 from edged.models.records import Crashes, Held, Mark, Origin, Release, Result, State, Status
 from edged.models.transitions import TODO
 
@@ -167,6 +175,8 @@ def test_the_fullest_journal_fits():
     for number in range(HISTORY):
         words = {"detail": "\U0001f426" * 500, "health": '"' * 2048, "reason": "r" * 64}
         journal = journal.recorded(result(f"{number}".ljust(64, "x"), **words))
+    for number in range(UNDATED):
+        journal = journal.hearing_undated(f"d{number}", None)
     data = encode_journal(journal)
     assert len(data) < LIMIT_BYTES
     assert parse_journal(data) == journal

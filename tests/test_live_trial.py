@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -12,11 +13,16 @@ from sim import models
 from sim.camera import CameraWorld
 from test_servable import load
 
-from edged.config import CameraConfig, PublishConfig
-from edged.errors import AcceleratorError
+from edged.board import memory_bytes
+from edged.config import CameraConfig, PublishConfig, UpdateConfig
+from edged.errors import AcceleratorError, ValidationError
 from edged.frame import FrameStamp
 from edged.inference.preprocess import geometry
-from edged.inference.servable import Servable
+from edged.inference.servable import Outputs, Servable
+from edged.models import casework, updater
+from edged.models import trial as trial_module
+from edged.models.faults import judged
+from edged.models.transitions import Kind
 from edged.models.trial import SCENES_NEEDED, TrialLimits, TrialWatch
 from edged.pipeline.bell import Bell
 from edged.pipeline.capture import CaptureWorker
@@ -28,6 +34,7 @@ from edged.pipeline.modelslot import ModelSlot
 from edged.pipeline.policy import PublishPolicy
 from edged.pipeline.publisher import PublisherWorker
 from edged.pipeline.results import Inference, Results
+from edged.pipeline.stage import Stage
 from edged.pipeline.trial import LiveTrial
 
 WAIT_S = 10.0
@@ -42,12 +49,19 @@ def until(done: Callable[[], object]) -> None:
 
 
 class Line:
-    """A camera at the model's pace, one model slot, and a publisher that remembers."""
+    """A camera, by default at the model's pace, one model slot, a publisher that remembers."""
 
-    def __init__(self, servable: Servable, scenes: Callable[[int], np.ndarray]) -> None:
+    def __init__(
+        self,
+        servable: Servable,
+        scenes: Callable[[int], np.ndarray],
+        gap_s: float = 0.0,
+        invoking: Callable[[str], None] = lambda sha256: None,
+    ) -> None:
         bell = Bell()
         self.slot = ModelSlot("m", bell)
         self.slot.current = servable
+        self.stage = Stage({"m": self.slot})
         self.counters = CameraCounters()
         lane = Lane("cam", Mailbox(bell, self.counters), self.slot, self.counters)
         results = Results()
@@ -60,10 +74,10 @@ class Line:
         )
         world = CameraWorld()
         number = count()
-        world.plug_endless(lambda: scenes(next(number)), gap_s=0.0)
+        world.plug_endless(lambda: scenes(next(number)), gap_s)
         config = CameraConfig(name="cam", source="synthetic", model="m", fps=0)
         capture = CaptureWorker(config, lane, world.open, count(1), lambda: None)
-        self._workers = (capture, InferenceWorker(bell, (lane,), results), publisher)
+        self._workers = (capture, InferenceWorker(bell, (lane,), results, invoking), publisher)
         for worker in self._workers:
             worker.start()
 
@@ -87,9 +101,9 @@ class Line:
 def colours(number: int) -> np.ndarray:
     """Scenes that differ: a patch of one colour, elsewhere in each, on a ground of another.
 
-    Each is seen three times in a row, and now and then it is dark.
+    Each is seen three times in a row, and now and then it is dark; not in step with comparisons.
     """
-    if number % 10 == 0:
+    if number % 7 == 0:
         return np.zeros((48, 64, 3), np.uint8)
     rng = np.random.default_rng(number // 3)
     image = np.full((48, 64, 3), 20, np.uint8)
@@ -209,6 +223,29 @@ def test_frames_written_for_the_model_before_serve_one_with_the_same_input(files
     assert line.counters.replaced == 0
 
 
+def test_a_prediction_does_not_wait_for_the_comparison(line: Line, files, monkeypatch) -> None:
+    """On a board that takes 100 ms for an invoke every tenth frame would come that much later."""
+    previous = line.slot.current
+    assert previous is not None
+    inside, go_on = threading.Event(), threading.Event()
+    real = previous.infer
+
+    def slow(tensor, state=None):
+        inside.set()
+        assert go_on.wait(WAIT_S)
+        return real(tensor, state)
+
+    candidate = load(files["equal"])
+    line.slot.swap(candidate, WAIT_S)
+    monkeypatch.setattr(previous, "infer", slow)
+    watch = TrialWatch(LIMITS, time.monotonic())
+    line.slot.set_trial(LiveTrial(candidate, watch, previous, every=1), WAIT_S)
+    assert inside.wait(WAIT_S)
+
+    until(lambda: len(line.sent) == line.counters.inferred)
+    go_on.set()
+
+
 def test_the_end_of_a_trial_waits_for_the_previous_model(line: Line, files, monkeypatch) -> None:
     """Only then may it be freed: an interpreter that is closed inside invoke takes the process."""
     previous = line.slot.current
@@ -257,3 +294,146 @@ def test_the_last_frames_of_the_model_before_say_nothing_about_the_candidate(fil
 
     assert counters.published == 3
     assert slot.trial.health()["frames"] == 1
+
+
+# Every sign of illness, on the real stage: it measures what served before, and judges.
+
+
+def tried(line: Line, candidate: Servable, limits: TrialLimits = LIMITS, **changes: object) -> str:
+    """Try a candidate as updates do; return the verdict."""
+    until(lambda: line.slot.invoke.count >= 60)
+    line.stage.try_out("m", lambda: candidate, limits, **({"alone": False} | changes))  # type: ignore[arg-type]
+    until(lambda: line.stage.verdict("m")[0].outcome != "wait")
+    verdict, _ = line.stage.verdict("m")
+    return verdict.reason or verdict.outcome
+
+
+def with_outputs(candidate: Servable, change: Callable[[Outputs], Outputs]) -> Servable:
+    """Let a candidate answer something else."""
+    infer = candidate.infer
+    candidate.infer = lambda tensor, state=None: change(infer(tensor, state))  # type: ignore[method-assign]
+    return candidate
+
+
+# As many frames as it takes to see enough scenes, one frame in ten.
+LONG = TrialLimits(frames=900, seconds=0.1, p95_ratio=1000.0)
+
+
+def test_frames_that_fail_end_a_trial(line: Line, files) -> None:
+    turns = count()
+
+    def fail(outputs: Outputs) -> Outputs:
+        if next(turns) % 4 == 0:
+            raise ValidationError("invoke_failed", "it says no")
+        return outputs
+
+    assert tried(line, with_outputs(load(files["equal"]), fail)) == "trial_errors"
+    assert line.stage.verdict("m")[1]["errors"]["invoke_failed"] >= 3  # type: ignore[index]
+
+
+def test_slower_than_what_ran_in_the_minutes_before(line: Line, files) -> None:
+    def slow(outputs: Outputs) -> Outputs:
+        return replace(outputs, invoke_s=outputs.invoke_s + 0.2)
+
+    limits = TrialLimits(frames=100, seconds=0.1)
+    assert tried(line, with_outputs(load(files["equal"]), slow), limits) == "trial_slow"
+    assert line.stage.verdict("m")[1]["p95_before_ms"] is not None
+
+
+def test_one_class_for_all_scenes_that_the_model_before_tells_apart(line: Line, files) -> None:
+    turns = count()
+
+    def collapse(outputs: Outputs) -> Outputs:
+        # Not the same to the last bit: the scores move, the best class does not.
+        scores = np.array([[200, 1, 1, next(turns) % 50]], np.uint8)
+        return replace(outputs, arrays=[scores])
+
+    candidate = with_outputs(load(files["good"]), collapse)
+    assert tried(line, candidate, LONG) == "trial_collapsed"
+
+
+def night(number: int) -> np.ndarray:
+    """Distinct scenes, and dark all of them."""
+    image = np.full((48, 64, 3), 4, np.uint8)
+    rng = np.random.default_rng(number // 3)
+    image[rng.integers(0, 24) :, rng.integers(0, 32) :] = rng.integers(14, 60)
+    return image
+
+
+def test_outputs_that_stay_the_same_while_the_picture_moves(files) -> None:
+    """The model before says one class of all of it too, with scores that move."""
+
+    line = Line(load(files["good"], labels=str(files["right"])), night)
+    try:
+        frozen = np.array([[1, 1, 1, 200]], np.uint8)
+        candidate = load(files["good"], labels=str(files["right"]))
+        with_outputs(candidate, lambda outputs: replace(outputs, arrays=[frozen]))
+        assert tried(line, candidate, LONG) == "trial_frozen"
+    finally:
+        line.stop()
+
+
+def test_an_empty_yard_at_night_rolls_nothing_back(files) -> None:
+    line = Line(load(files["good"], labels=str(files["right"])), night)
+    try:
+        candidate = load(files["equal"], labels=str(files["right"]))
+        assert tried(line, candidate, LONG) == "healthy"
+        compared = line.stage.verdict("m")[1]["compared"]
+        assert compared["scenes"] >= SCENES_NEEDED  # type: ignore[index]
+        assert compared["disagreement"] == 0.0  # type: ignore[index]
+    finally:
+        line.stop()
+
+
+def test_one_scene_for_hours_is_not_enough_to_judge(files) -> None:
+    line = Line(load(files["good"]), lambda number: np.zeros((48, 64, 3), np.uint8))
+    try:
+        swapped = load(files["good"], labels=str(files["swapped"]))
+        assert tried(line, swapped, replace(LIMITS, max_disagreement=0.0)) == "healthy"
+        compared = line.stage.verdict("m")[1]["compared"]
+        assert compared["verdict"] == "insufficient"  # type: ignore[index]
+    finally:
+        line.stop()
+
+
+def test_memory_that_grows_with_every_frame(line: Line, files) -> None:
+    """Of the process itself, as it is measured in the service."""
+    kept: list[np.ndarray] = []
+
+    def leak(outputs: Outputs) -> Outputs:
+        if len(kept) < 400:
+            kept.append(np.ones(250_000, np.uint8))
+        return outputs
+
+    limits = TrialLimits(frames=10**6, seconds=0.1, p95_ratio=1000.0)
+    until(lambda: line.slot.invoke.count >= 60)
+    candidate = with_outputs(load(files["equal"]), leak)
+    line.stage.try_out("m", lambda: candidate, limits, alone=True)
+    trial = line.slot.trial
+    assert trial is not None
+    measured = 0
+    while len(kept) < 400:
+        if len(kept) // 16 >= measured:
+            line.stage.measured("m", memory_bytes().resident_bytes)
+            measured += 1
+    trial._watch.limits = replace(limits, frames=10)
+    assert line.stage.verdict("m")[0].reason == "trial_leak"
+
+
+def test_the_shortest_usual_trial_has_the_samples_for_a_leak() -> None:
+    seconds = UpdateConfig().trial_seconds
+    assert seconds / (casework._MEASURED_S + updater._TICK_S) >= trial_module._MEMORY_NEEDED
+
+
+def test_no_frame_at_all_ends_a_trial_without_a_verdict_on_the_model(files) -> None:
+    slot = ModelSlot("m", Bell())
+    slot.current = load(files["good"])
+    stage = Stage({"m": slot})
+    candidate = load(files["equal"])
+    stage.try_out("m", lambda: candidate, replace(LIMITS, no_frames_s=0.3), alone=False)
+    assert stage.verdict("m")[0].outcome == "wait"
+    until(lambda: stage.verdict("m")[0].outcome != "wait")
+    verdict, health = stage.verdict("m")
+    assert (verdict.outcome, verdict.reason) == ("no_frames", "no_frames")
+    assert judged(verdict, health).kind is Kind.FAILED  # type: ignore[union-attr]
+    assert UpdateConfig().no_frames_s == 3600.0

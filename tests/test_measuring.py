@@ -59,10 +59,12 @@ def test_slope_and_its_error_are_those_of_the_textbook(soak) -> None:
 
 
 def test_noise_is_no_growth_and_neither_is_a_little(soak) -> None:
-    assert not soak.Slope(1500, 800).grows
-    assert not soak.Slope(900, 1).grows
-    assert not soak.Slope(-5000, 1).grows
-    assert soak.Slope(1500, 700).grows
+    from benchmark.slopes import Slope
+
+    assert not Slope(1500, 800).grows
+    assert not Slope(900, 1).grows
+    assert not Slope(-5000, 1).grows
+    assert Slope(1500, 700).grows
 
 
 def test_two_moments_make_no_line(soak) -> None:
@@ -108,6 +110,44 @@ def test_a_figure_says_which_bound_it_keeps(soak) -> None:
     assert Figure("x", (1.0, 2.0, 4.0)).row() == "| x | 2.00 [1.00-4.00] |  |  |  |  |"
 
 
+def deployments(count: int, **changes) -> list:
+    from benchmark.growth import Sample
+
+    usual = {"rss_kb": 9e4, "anonymous_kb": 4e4, "threads": 9, "descriptors": 9, "files": 20}
+    return [
+        Sample(**(usual | {key: change(i) for key, change in changes.items()}),
+               deployments=10 * i, t_s=12.0 * i, disk_kb=500.0)
+        for i in range(100)
+    ]  # fmt: skip
+
+
+def test_growth_over_deployments_is_told_from_the_first_third_and_from_noise(soak) -> None:
+    from benchmark.growth import grown
+
+    noise = np.random.default_rng(1).normal(0, 300, 100)
+    assert grown(deployments(100))[0] == []
+    assert grown(deployments(100, rss_kb=lambda i: 9e4 + 500 * min(i, 33) + noise[i]))[0] == []
+    assert grown(deployments(100, rss_kb=lambda i: 9e4 + 20 * i + noise[i]))[0] == ["more rss"]
+    assert grown(deployments(100, descriptors=lambda i: 9 + (i > 80)))[0] == ["more descriptors"]
+    assert grown(deployments(100, threads=lambda i: 9 + (i % 7 == 0)))[0] == []
+    assert grown(deployments(100, files=lambda i: 20 + i // 10))[0] == ["more files"]
+    assert "rss: +0 KB" in grown(deployments(100))[1][3]
+
+
+def test_gaps_are_those_of_a_span_and_seqs_go_up_by_one(soak) -> None:
+    from benchmark.swapping import Seen
+    from benchmark.swaps import Span, gaps_ms, irregular
+
+    moments_s = [1.0, 1.1, 1.2, 1.5, 1.6]
+    seen = [Seen(s + 100, s, n, n, "1.0.0") for n, s in enumerate(moments_s, 1)]
+
+    assert gaps_ms(seen, Span(1.05, 1.55), "arrived_s") == pytest.approx([100, 300])
+    assert gaps_ms(seen, Span(0, 9), "captured_s") == pytest.approx([100, 100, 300, 100])
+    assert irregular([1, 2, 3]) == 0
+    assert irregular([1, 3, 4]) == 1
+    assert irregular([1, 2, 2, 3]) == 1
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
@@ -145,3 +185,33 @@ def test_a_soak_of_seconds_loses_nothing(tmp_path) -> None:
     found = json.loads(written.read_text())
     assert found["samples"][-1]["received"] > 10
     assert found["slopes"]["rss_kb"]["error_kb_per_hour"] >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_swaps_are_measured_without_any_data(tmp_path) -> None:
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    written = tmp_path / "figures.json"
+
+    done = run("scripts/bench", "--quick", "--only", "swaps", "--data", str(tmp_path),
+               "--json", str(written))  # fmt: skip
+
+    figures = {one["name"]: one for one in json.loads(written.read_text())["figures"]}
+    assert figures["2 swaps, belt 96: lost or repeated seq"]["value"] == 0, done.stderr
+    gaps = figures["largest gap between arrivals around a swap over that without, belt 96"]
+    assert len(gaps["values"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_deployments_in_a_row_are_counted(tmp_path) -> None:
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    written = tmp_path / "soak.json"
+
+    done = run("scripts/soak-deployments", "--deployments", "4", "--models", "2",
+               "--json", str(written))  # fmt: skip
+
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert [one["deployments"] for one in json.loads(written.read_text())["samples"]] == [2, 4]

@@ -187,7 +187,7 @@ def test_info_begins_with_the_schema_and_keeps_its_order():
     assert list(message["cameras"][0]) == ["name", "source", "state", "reason", "detail"]
     assert list(message["models"][0]) == [
         *("name", "version", "sha256", "kind", "runtime", "accelerator"),
-        *("requested_accelerator", "reason", "detail"),
+        *("requested_accelerator", "reason", "detail", "journal"),
     ]
     assert message["models"][0]["sha256"] == SHA256
 

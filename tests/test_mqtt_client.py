@@ -29,9 +29,12 @@ from sim.broker import (
 from sim.tcp import REFUSES_VERSION, DeafSubscriber, Proxy, Silence
 
 from edged.config import MqttConfig
+from edged.errors import StoreError
 from edged.mqtt import reasons
 from edged.mqtt.attempt import try_broker
 from edged.mqtt.client import Session, SessionStatus, Timing
+from edged.mqtt.connection import INBOUND_WINDOW
+from edged.mqtt.inbound import Inbound
 from edged.mqtt.messages import Topics
 from edged.mqtt.outbox import Entry, Outbox
 from edged.mqtt.spool import Spool
@@ -283,9 +286,14 @@ def test_inbound_messages_reach_their_handler(broker, subscriber, session):
     got: list[tuple[str, bytes, bool]] = []
     device = session(broker.port)
     subscriber.publish("edged/porch/in", b"kept", retain=True)
-    device.subscribe("edged/porch/in", lambda *message: got.append(message))
+
+    def keep(message: Inbound) -> None:
+        got.append((message.topic, message.payload, message.retained))
+        message.acknowledge()
+
+    device.subscribe("edged/porch/in", keep)
     device.subscribe(
-        "edged/@all/in", lambda topic, payload, _: device.publish("echo", payload, qos=1)
+        "edged/@all/in", lambda message: device.publish("echo", message.payload, qos=1)
     )
     device.start()
     reach(device)
@@ -300,16 +308,142 @@ def test_inbound_messages_reach_their_handler(broker, subscriber, session):
 
 def test_a_handler_that_raises_is_counted_and_harms_nothing(broker, subscriber, session, caplog):
     device = session(broker.port)
-    device.subscribe("in", lambda _topic, payload, _retained: json.loads(payload))
+    device.subscribe("in", lambda message: json.loads(message.payload))
     device.start()
     reach(device)
-    subscriber.publish("in", b"{")
-    subscriber.publish("in", b"[")
-    wait_for("both errors", lambda: device.status().handler_errors == 2)
+    for _ in range(INBOUND_WINDOW + 1):  # unacknowledged, the last would not come
+        subscriber.publish("in", b"{")
+    wait_for("the errors", lambda: device.status().handler_errors == INBOUND_WINDOW + 1)
 
     assert "the handler of in failed" in caplog.text
     assert device.status().state == "connected"
     assert device.status().connects == 1
+
+
+VERSIONS = pytest.mark.parametrize("version", ["5", "3.1.1"])
+
+
+def listen(
+    session: MakeSession, port: int, version: str, *topics: str
+) -> tuple[Session, list[Inbound]]:
+    """A device that keeps what it gets, and acknowledges nothing by itself."""
+    got: list[Inbound] = []
+    device = session(port, version=version)
+    for topic in topics:
+        device.subscribe(topic, got.append)
+    device.start()
+    reach(device)
+    return device, got
+
+
+def payloads(got: list[Inbound]) -> list[bytes]:
+    return [message.payload for message in got]
+
+
+@VERSIONS
+def test_what_is_not_acknowledged_comes_again_and_the_rest_does_not(
+    broker, subscriber, session, network, version
+):
+    proxy = network(Proxy, broker.port)
+    device, got = listen(session, proxy.port, version, "in")
+    for payload in (b"1", b"2", b"3"):
+        subscriber.publish("in", payload)
+    wait_for("all", lambda: len(got) == 3)
+    got[1].acknowledge()
+    wait_for("the acknowledgement", lambda: "Received PUBACK from porch" in broker.log)
+    old = got.copy()
+    proxy.last_words = b""
+    wait_for("them again", lambda: payloads(got[3:]) == [b"1", b"3"])
+    wait_for("the connection", lambda: device.status().connects == 2)  # they come before its SUBACK
+
+    # The message ids are the same as before, or another message's: nothing of the old connection
+    # may be acknowledged on the new one.
+    for message in old:
+        message.acknowledge()
+    got[3].acknowledge()
+    wait_for("the acknowledgement", lambda: broker.log.count("Received PUBACK from porch") == 2)
+    proxy.last_words = b""
+    wait_for("the last again", lambda: payloads(got[5:]) == [b"3"])
+
+
+@VERSIONS
+def test_an_acknowledgement_twice_is_one(broker, subscriber, session, network, version):
+    proxy = network(Proxy, broker.port)
+    device, got = listen(session, proxy.port, version, "in")
+    subscriber.publish("in", b"1")
+    wait_for("it", lambda: len(got) == 1)
+    for _ in range(2):
+        got[0].acknowledge()
+    device.publish("marker", b"", qos=1)  # leaves after the acknowledgements
+    subscriber.wait_for("marker", b"")
+    assert broker.log.count("Received PUBACK from porch") == 1
+
+
+def test_a_message_of_qos_0_needs_no_acknowledgement(broker, subscriber, session):
+    _, got = listen(session, broker.port, "5", "in")
+    subscriber.shout("in", b"1")
+    wait_for("it", lambda: len(got) == 1)
+
+    assert got[0].done is None
+    got[0].acknowledge()
+
+
+def test_a_client_that_is_gone_is_not_kept_by_what_it_delivered(
+    broker, subscriber, session, network
+):
+    proxy = network(Proxy, broker.port)
+    _, got = listen(session, proxy.port, "5", "in")
+    subscriber.publish("in", b"1")
+    wait_for("it", lambda: len(got) == 1)
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for connects in range(2, 8):
+            proxy.last_words = b""
+            wait_for("it again", lambda n=connects: len(got) == n)
+        assert len(list(Path("/proc/self/fd").iterdir())) - before < 5
+    finally:
+        gc.enable()
+
+
+def test_a_subscription_of_an_earlier_configuration_is_ended(broker, subscriber, session):
+    first, _ = listen(session, broker.port, "5", "in", "was")
+    assert first.stop(PATIENCE_S)
+    stray: list[Inbound] = []
+    device = session(broker.port)
+    device.subscribe("in", Inbound.acknowledge)
+    device.on_stray(stray.append)
+    subscriber.publish("was", b"1")
+    device.start()
+    wait_for("the stray one", lambda: payloads(stray) == [b"1"])
+    wait_for("the end", lambda: "porch was" in broker.log.partition("Received UNSUBSCRIBE")[2])
+    subscriber.publish("was", b"2")
+    device.publish("marker", b"", qos=1)
+    subscriber.wait_for("marker", b"")
+
+    assert payloads(stray) == [b"1"]
+
+
+@pytest.mark.parametrize(("version", "comes"), [("5", False), ("3.1.1", True)])
+def test_a_huge_message_stays_with_a_broker_that_can_be_told(
+    broker, subscriber, session, version, comes
+):
+    subscriber.publish("in", b"x" * 5_000_000, retain=True)
+    device, got = listen(session, broker.port, version, "in")
+    subscriber.publish("in", b"y" * 5_000_000)
+    for _ in range(INBOUND_WINDOW + 1):  # what was dropped takes no room
+        subscriber.publish("in", b"z")
+    wait_for("the others", lambda: acknowledged(got) and b"z" in payloads(got))
+    wait_for("all", lambda: acknowledged(got) and payloads(got).count(b"z") == INBOUND_WINDOW + 1)
+
+    assert [len(payload) for payload in payloads(got)[:2]] == ([5_000_000] * 2 if comes else [1, 1])
+    assert (device.status().state, device.status().connects) == ("connected", 1)
+
+
+def acknowledged(got: list[Inbound]) -> bool:
+    for message in got:
+        message.acknowledge()
+    return True
 
 
 # The broker comes and goes.
@@ -527,6 +661,24 @@ def test_a_result_is_safe_when_publishing_it_returns(broker, session, spool, tmp
     listening.close()
     with pytest.raises(ValueError, match="not a topic"):
         device.publish_durable("#", b"", key="k", limit_s=1.0)
+
+
+def test_a_result_that_is_too_large_is_not_called_safe(make_broker, session, spool, tmp_path):
+    outbox, disk = spool()
+    outbox.set_bounds(100, 1000)
+    small = make_broker(more="max_packet_size 500").start()
+    device = session(small.port, outbox=outbox, spool=disk)
+    disk.start()
+    for bytes_, connected in ((1001, False), (501, True)):
+        if connected:
+            device.start()
+            reach(device)
+            wait_for("online", lambda: settled(device))
+        for _ in range(2):
+            with pytest.raises(StoreError) as caught:
+                device.publish_durable("r", b"x" * bytes_, key="k", limit_s=PATIENCE_S)
+            assert caught.value.reason == "outbox_too_small"
+    assert device.publish_durable("r", b"x", key="k", limit_s=PATIENCE_S)
 
 
 def test_without_a_disk_a_result_is_not_called_safe(free_port, session):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import sys
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,7 +22,7 @@ from sim import packages
 from sim.files import PowerCutError, WatchedFiles, aftermath, read_tree, write_tree
 from tuf.api.metadata import Metadata
 
-from edged.errors import EdgedError, FetchError, OperatorError, VerifyError
+from edged.errors import EdgedError, FetchError, OperatorError, StoreError, VerifyError
 from edged.models import stick
 from edged.models.repository import Repository
 from edged.models.source import Limits
@@ -285,6 +287,7 @@ def test_keys_that_something_else_keeps(desk: Path, capsys: pytest.CaptureFixtur
         (["repo", "init", "r", "--expires", "root"], 2, "--expires"),
         (["repo", "init", "r", "--signer", "boss", "x:", "y"], 2, "--signer"),
         (["repo", "init", "repo"], 1, "repo_exists"),
+        (["repo", "init", "r", "--keys", "r/../r/keys"], 1, "keys_exposed"),
         (["repo", "rotate-key", "repo", "boss"], 2, "boss"),
         (["repo", "publish", "r", "none.zip"], 1, "package_unreadable"),
         (["repo", "publish", "repo", "none.zip"], 1, "package_unreadable"),
@@ -300,7 +303,12 @@ def test_keys_that_something_else_keeps(desk: Path, capsys: pytest.CaptureFixtur
         (["repo", "export", "repo", "birds/2.zip", "-o", "x.tar"], 1, "version_unknown"),
         (["repo", "serve", "r"], 1, "repo_missing"),
         (["repo", "serve", "repo", "--bind", "192.0.2.1"], 1, "address_unusable"),
-        (["repo", "refresh", "repo", "--keys", "."], 1, "threshold_unmet"),
+        (["repo", "serve", "repo", "--port", "99999"], 1, "address_unusable"),
+        (["repo", "refresh", "repo", "--keys", "."], 1, "keys_unreadable"),
+        (["repo", "refresh", "repo", "--keys", "/nowhere"], 1, "no keys.json in /nowhere"),
+        (["repo", "refresh", "repo", "--keys", "other-keys"], 1, "--keys"),
+        (["repo", "root", "repo", "-o", "."], 2, "must name a file"),
+        (["repo", "export", "repo", "birds/1.4.0.zip", "-o", "spoilt"], 2, "must name a file"),
         (["repo", "refresh", "repo", "--keys", "spoilt"], 1, "keys_unreadable"),
     ],
 )
@@ -320,6 +328,7 @@ def test_what_goes_wrong_is_said(
             if manifest:
                 archive.writestr("manifest.json", manifest)
     (desk / "spoilt").mkdir()
+    Repo(desk / "other").init()
     (desk / "spoilt/keys.json").write_text("[]")
     capsys.readouterr()
 
@@ -365,6 +374,88 @@ def test_two_changes_at_once_wait_for_each_other(desk: Path, repo: Repo) -> None
     for thread in threads:
         thread.join()
     assert repo.published.state().snapshot.version == 7
+
+
+def test_two_operators_replace_keys(desk: Path, repo: Repo) -> None:
+    one, two = Repo(desk / "repo"), Repo(desk / "repo")
+
+    one.rotate_key("timestamp")
+    two.rotate_key("snapshot")
+
+    assert Repo(desk / "repo").refresh().root.version == 3
+
+
+def test_a_package_that_changes_while_it_is_published(desk: Path, repo: Repo) -> None:
+    path = package(desk)
+
+    def pack_again(*_: int) -> None:
+        path.write_bytes(b"another")
+
+    path.write_bytes(path.read_bytes() + bytes(2 * 1024 * 1024))
+    with pytest.raises(EdgedError) as caught:
+        repo.publish(path, "birds", "1.4.0", progress=pack_again)
+
+    assert caught.value.reason == "package_unreadable"
+    assert accepted(desk / "repo") == []
+    assert list((desk / "repo/targets").rglob("*.*")) == []
+
+
+def test_what_is_refused_leaves_no_key(desk: Path, repo: Repo) -> None:
+    keys = desk / "repo-keys"
+    root = next(keys.glob("offline/root-*.pem"))
+    secret = root.read_bytes()
+    root.unlink()
+    before = read_tree(keys)
+
+    assert refused(lambda: Repo(desk / "repo").rotate_key("root")) == "threshold_unmet"
+    assert refused(lambda: Repo(desk / "repo").rotate_key("targets")) == "threshold_unmet"
+    assert read_tree(keys) == before | {"lock": b""}
+
+    root.write_bytes(secret)
+    Repo(desk / "repo").rotate_key("root")
+    assert refused(lambda: Repo(desk / "no", desk / "nokeys").refresh()) == "repo_missing"
+
+
+def test_a_disk_that_fails_takes_no_key_back(desk: Path, repo: Repo) -> None:
+    """The root that names the new key may have been written before."""
+    for step in range(100):
+        failing = Repo(desk / "repo", files=WatchedFiles().fail_at(step, errno.ENOSPC))
+        try:
+            failing.rotate_key("timestamp")
+        except StoreError:
+            Repo(desk / "repo").refresh()
+            accepted(desk / "repo")
+        else:
+            break
+    assert step > 5
+
+
+def test_an_init_that_cannot_be(desk: Path) -> None:
+    (desk / "file").write_text("a file")
+    assert main(["repo", "init", str(desk / "file")]) == 1
+    assert not (desk / "file-keys").exists()
+
+    public = desk / "pub.pem"
+    public.write_text("none")
+    uri = ["--signer", "timestamp", "file2:x", str(public)]
+    assert main(["repo", "init", str(desk / "r"), *uri]) == 1
+    assert list((desk / "r-keys").rglob("*.*")) == []
+    assert main(["repo", "init", str(desk / "r")]) == 0
+
+
+def test_an_init_that_died(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in range(100):
+        folder = desk / f"r{step}"
+        try:
+            Repo(folder, files=WatchedFiles().die_at(step)).init()
+        except PowerCutError:
+            code = main(["repo", "init", str(folder)])
+            if "begin again" not in capsys.readouterr().err:
+                assert code == 0 or Published(folder).there
+                accepted(folder)
+        else:
+            break
+    assert step > 15
 
 
 # A crash half-way
@@ -446,13 +537,13 @@ def test_the_power_goes_during_a_change(
 # The stick
 
 
-def from_stick(tmp_path: Path, root: bytes, tar: Path) -> bytes:
+def from_stick(tmp_path: Path, root: bytes, tar: Path, version: str = "1.4.0") -> bytes:
     started = Repository(
         root, tmp_path / "offline/tuf", stick.METADATA_URL, tmp_path / "offline/staging",
         stick.TARGETS_URL, source=StickSource(tar), floor_s=0,
     )  # fmt: skip
     started.refresh(local=True)
-    target = started.find("birds/1.4.0.zip")
+    target = started.find(f"birds/{version}.zip")
     assert target is not None
     return started.download(target).read_bytes()
 
@@ -505,6 +596,61 @@ def test_a_stick_with_something_wrong(desk: Path, repo: Repo, tmp_path: Path) ->
     with pytest.raises(VerifyError) as refusal:
         from_stick(tmp_path, root, tar)
     assert refusal.value.reason == "signature_invalid"
+
+
+def test_the_longest_version_comes_on_a_stick(desk: Path, repo: Repo, tmp_path: Path) -> None:
+    version = f"1.4.0-rc.1+{'build-' * 8}arm64"
+    zipped = package(desk, version)
+    repo.publish(zipped, "birds", version)
+    tar = tmp_path / "b.tar"
+
+    repo.published.export(f"birds/{version}.zip", tar, repo._files)
+
+    found = from_stick(tmp_path, repo.published.root(), tar, version)
+    assert found == zipped.read_bytes()
+
+
+def header(kind: bytes, size: int = 0, name: str = "x") -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax(key: str, value: str) -> bytes:
+    said = f" {key}={value}\n"
+    body = f"{len(said) + 2}{said}".encode()
+    return header(b"x", len(body)) + body.ljust(512, b"\0")
+
+
+LONG = header(b"L", 200_000_000) + b"y" * 2000
+
+STICKS = {
+    "no numbers": pax("GNU.sparse.map", "x,y") + header(b"0"),
+    "a size below 0": header(b"0", -512),
+    "nested": pax("comment", "a") * 3000,
+    "an endless name": LONG + b"y" * (1_000_000 - len(LONG)),
+    "sparse": header(b"S", 512) + bytes(512),
+    "devices": header(b"3") + header(b"4") + header(b"6") + header(b"1") + header(b"5"),
+    "millions": header(b"0") * 3000,
+}
+
+
+@pytest.mark.parametrize("content", STICKS.values(), ids=STICKS)
+def test_a_hostile_stick(tmp_path: Path, repo: Repo, content: bytes) -> None:
+    tar = tmp_path / "b.tar"
+    tar.write_bytes(content + bytes(1024))
+    with tar.open("r+b") as file:
+        file.truncate(250_000_000)  # a hole, all of which a name may claim
+    root = repo.published.root()
+
+    tracemalloc.start()
+    reason = refused(lambda: from_stick(tmp_path, root, tar))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert reason in ("stick_unreadable", "not_found")
+    assert (reason == "stick_unreadable") == (content == STICKS["a size below 0"])
+    assert peak_bytes < 5_000_000
 
 
 # Serving

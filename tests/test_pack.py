@@ -185,17 +185,32 @@ def test_other_kinds_are_packed(tmp_path) -> None:
         assert (made.manifest.task, made.manifest.output.head) == (task, head)
 
 
-def test_best_labels_too_close_to_tell_are_left_open(tmp_path) -> None:
+def test_images_of_which_the_best_label_is_not_clear_are_left_out(tmp_path) -> None:
     images = plain_images(tmp_path / "plain")
     half = image("red")
     half[:, 32:] = PIXELS["green"]
-    cv2.imwrite(str(images / "c.png"), half)
+    cv2.imwrite(str(images / "0.png"), half)  # the first by name: another takes its place
 
-    made = packed(tmp_path, golden_dir=images)
+    made = packed(tmp_path, golden_dir=images, most_images=2)
 
+    assert made.manifest.golden.samples == 4
     assert made.manifest.golden.top1 is not None
-    assert made.manifest.golden.top1[2] is None
-    assert any("c.png: the two best labels are too close" in note for note in made.notes)
+    assert None not in made.manifest.golden.top1[:2]
+    assert made.manifest.golden.top1[2:] == (None, None), "a blank image and noise show nothing"
+    (note,) = (note for note in made.notes if "too close to tell" in note)
+    assert note.startswith("1 images were left out")
+    assert "0.png" in note
+    # Clear is what no device may turn over: 17 steps apart for the largest tolerance of 8.
+    (scores,) = read_golden(read_package(made.path).read("golden.npz"), 4).outputs
+    for sample in scores[:2].reshape(2, -1).astype(int):
+        second, first = np.sort(sample)[-2:]
+        assert first - second > 2 * made.manifest.golden.tolerance.most
+
+    made.path.unlink()
+    for path in images.iterdir():
+        cv2.imwrite(str(path), half)
+    error = refused(tmp_path, golden_dir=images)
+    assert error.reason == "golden_unclear"
 
 
 def test_more_images_than_asked_for_are_taken_in_turn(tmp_path) -> None:

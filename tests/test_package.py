@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -280,6 +281,21 @@ def test_a_bomb_is_noticed_before_it_unpacks(tmp_path) -> None:
     with pytest.raises(VerifyError, match="more than the 1032 declared"):
         unpack(package, tmp_path, Counting())
     assert sum(written) < 2000
+
+
+def test_a_manifest_that_inflates_without_end_costs_nothing(tmp_path) -> None:
+    file = io.BytesIO()
+    write_archive(file, [("manifest.json", bytes(50 * 2**20))])
+    path = write(tmp_path, file.getvalue())
+
+    tracemalloc.start()
+    with pytest.raises(VerifyError) as caught:
+        read_package(path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert caught.value.reason == "manifest_too_large"
+    assert peak_bytes < 2**20
 
 
 def test_a_directory_of_millions_costs_nothing(tmp_path) -> None:

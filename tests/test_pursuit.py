@@ -41,6 +41,7 @@ from edged.models.pursuit import (
 )
 from edged.models.records import BEFORE_TRIAL, Mark, Origin, State, Status
 from edged.models.transitions import TODO, Event, Kind
+from edged.mqtt.updates import encode_state
 
 GROUP, ALL, DEV = Source.GROUP, Source.ALL, Source.DEVICE
 
@@ -210,6 +211,22 @@ def test_without_a_clock_a_message_without_order_waits_only_if_it_would_be_too_o
 
 
 # --- ids --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order_ms", [None, NOW_MS + 400 * AHEAD_MS])
+def test_an_order_taken_by_a_wrong_clock_blocks_nothing_once_it_is_set(order_ms):
+    for synced in (False, True):
+        wrong = Clock(NOW_MS + 500 * AHEAD_MS, synced=synced)
+        journal, receipt = wants(SETTLED, "d1", "1.4.0", order_ms=order_ms, clock=wrong)
+        assert receipt is Receipt.RECORDED
+        journal = run_through(journal)
+        assert wants(journal, "d1", "1.4.0", order_ms=order_ms, clock=wrong)[1] is Receipt.KNOWN
+        for later_ms in (NOW_MS + 1, None):
+            after, receipt = wants(journal, "d2", "1.5.0", order_ms=later_ms)
+            assert (receipt, current(after)) == (Receipt.RECORDED, "d2")
+        assert wants(journal, "d1", "1.4.0", order_ms=NOW_MS, percent=50)[1] is Receipt.RECORDED
+        unset = Clock(NOW_MS, synced=False)
+        assert wants(journal, "d2", "1.5.0", order_ms=NOW_MS + 1, clock=unset)[1] is Receipt.OLD
 
 
 @pytest.mark.parametrize("version", ["1.5.0", None])
@@ -557,11 +574,17 @@ def test_a_changed_factory_file_is_a_deployment():
 
 
 @pytest.mark.parametrize(
-    ("kind", "tried_again"), [(Kind.REFUSED, False), (Kind.CANCEL, False), (Kind.SUPERSEDE, True)]
+    ("kind", "tried_again"),
+    [
+        (Kind.REFUSED, False),
+        (Kind.CANCEL, False),
+        (Kind.SUPERSEDE, True),
+        (Kind.FAILED, True),
+    ],
 )
 def test_a_factory_file_that_failed_is_not_tried_again_one_that_gave_way_is(kind, tried_again):
     journal = use_factory(factory_only(), "f2" * 32, MOMENT)
-    reason = "model_damaged" if kind is Kind.REFUSED else ""
+    reason = {Kind.REFUSED: "model_damaged", Kind.FAILED: "disk_full"}.get(kind, "")
     journal = advance(journal, "factory-f2f2f2f2", Event(kind, reason), NOW_MS)
     after = use_factory(journal, "f2" * 32, MOMENT)
     assert (after != journal) is tried_again
@@ -616,3 +639,17 @@ def test_one_result_per_id_in_every_story_above():
     assert [past.status for past in journal.history] == [Status.SUCCEEDED]
     with pytest.raises(ValueError, match="twice"):
         journal.recorded(journal.history[0])
+
+
+@pytest.mark.parametrize("state", [None, *TODO])
+def test_what_is_said_with_the_same_number_is_the_same(state):
+    before = SETTLED if state is None else under_way(state)
+    before = wants(before, "d7", "1.4.0", source=ALL, order_ms=1)[0]
+    before = wants(before, "d8", "1.9.0", source=DEV, percent=0)[0]
+    for after in (
+        roll_back(before, RollBack("c1", "7.7.7"), MOMENT),
+        roll_back(before, RollBack("c1", "1.3.0"), MOMENT),
+        install(before, "1.4.0", MOMENT)[0],
+        cancel(before, Cancel("c1", "d7"), NOW_MS),
+    ):
+        assert (encode_state(after) == encode_state(before)) is (after.seq == before.seq)

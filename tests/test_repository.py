@@ -17,6 +17,7 @@ from sim.tuf import NOW, Server, Trouble, World, serving
 from edged.errors import ConfigError, EdgedError, FetchError, VerifyError
 from edged.models.repository import Clock, Repository
 from edged.models.source import Limits
+from edged.models.version import Version
 
 QUICK = Limits(
     connect_s=2, silence_s=0.7, rate_bytes_s=2000, rate_window_s=1.5, poll_s=0.02, metadata_s=5
@@ -43,7 +44,7 @@ class Device:
         self.server = server
         self.root = world.first_root
         self.world = world
-        self.synchronised = True
+        self.synchronised: bool | None = True
         self.now_s: float | None = None
         self.floor_s = (NOW - timedelta(days=10)).timestamp()
 
@@ -168,6 +169,29 @@ def test_signed_nonsense_is_refused(
     world.publish()
 
     assert refused(lambda: device.start().find(path)).reason == "target_invalid"
+
+
+def test_a_version_that_is_none_does_not_hide_the_others(device: Device, world: World) -> None:
+    world.add("birds", "1.4.0", DATA)
+    world.add("birds", "banana", DATA)
+    world.publish()
+
+    found = device.start().latest("birds", Version)
+
+    assert found is not None
+    assert found.path == "birds/1.4.0.zip"
+
+
+@pytest.mark.parametrize("name", ["sha3000", "shake_128"])
+def test_a_hash_that_cannot_be_compared(device: Device, world: World, name: str) -> None:
+    path = world.add("birds", "1.4.0", DATA)
+    world.targets.targets[path].hashes[name] = "00"
+    world.publish()
+    repository = device.start()
+    target = repository.find(path)
+
+    assert target is not None
+    assert refused(lambda: repository.download(target)).reason == "target_hash_unknown"
 
 
 def test_a_target_larger_than_any_package(device: Device, world: World) -> None:
@@ -426,9 +450,15 @@ def test_roots_are_followed_from_the_first_to_the_newest(device: Device, world: 
     assert device.start().refresh().versions["root"] == 6
 
 
+@pytest.mark.parametrize("cut_at", ["", "timestamp", "snapshot", "targets"])
 @pytest.mark.parametrize("stolen", ["timestamp", "snapshot", "targets"])
-def test_the_way_back_from_a_fast_forward(device: Device, world: World, stolen: str) -> None:
-    """The thief counts to the end; the operator goes on from where he was, with new keys."""
+def test_the_way_back_from_a_fast_forward(
+    device: Device, world: World, server: Server, stolen: str, cut_at: str
+) -> None:
+    """The thief counts to the end; the operator goes on from where he was, with new keys.
+
+    Also where the first refresh with them is cut.
+    """
     world.add("birds", "1.0.0", DATA)
     world.publish()
     before = copy.deepcopy((world.targets, world.snapshot, world.timestamp))
@@ -449,6 +479,11 @@ def test_the_way_back_from_a_fast_forward(device: Device, world: World, stolen: 
         *{"timestamp": ["timestamp"], "snapshot": ["snapshot"]}.get(stolen, ["snapshot", stolen])
     )
     world.publish()
+    if cut_at:
+        number = "" if cut_at == "timestamp" else f"{getattr(world, cut_at).version}."
+        server.troubles[f"metadata/{number}{cut_at}.json"] = Trouble(status=500)
+        assert refused(device.refresh).reason == "server_failed"
+        server.troubles.clear()
 
     assert device.start().refresh().versions["targets"] < 10
     assert device.start().find("birds/1.0.0.zip") is not None
@@ -672,6 +707,17 @@ def test_a_plausible_clock_will_do_but_teaches_nothing(device: Device, world: Wo
     device.refresh()
 
     device.now_s = NOW.timestamp()
+    device.refresh()
+
+
+def test_a_clock_that_nobody_vouches_for_is_believed_and_not_remembered(device: Device) -> None:
+    device.synchronised = None
+    device.now_s = (NOW + timedelta(days=20)).timestamp()
+    device.refresh()
+    device.now_s = (NOW + timedelta(days=3650)).timestamp()
+    assert refused(device.refresh).reason == "metadata_expired", "nothing to wait for"
+
+    device.now_s, device.synchronised = NOW.timestamp(), False
     device.refresh()
 
 

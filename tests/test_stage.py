@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,10 +34,12 @@ class World:
         self._folder = folder
         self.slot.current = self.made("before")
 
-    def made(self, sha256: str) -> Servable:
+    def made(self, sha256: str, labels: Sequence[str] = models.COLOURS) -> Servable:
         self.there.append(self.slot.current)
         path = models.write(self._folder / f"{sha256}.tflite", models.classifier())
-        servable = load(path)
+        named = self._folder / f"{sha256}.txt"
+        named.write_text("".join(f"{label}\n" for label in labels))
+        servable = load(path, labels=str(named))
         servable.id = type(servable.id)("m", "1.0.0", sha256)
         close = servable.close
 
@@ -83,6 +85,15 @@ def test_a_candidate_goes_again(world: World, alone: bool) -> None:
     assert world.slot.trial is None
     world.stage.restore("m", None, lambda: world.made("none"), alone=alone)
     assert world.running == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "limit"), [(models.COLOURS[::-1], 0.5), (("a", "b", "c", "d"), None)]
+)
+def test_swapped_labels_are_still_the_same_and_compared(world: World, labels, limit) -> None:
+    world.stage.try_out("m", lambda: world.made("after", labels), LIMITS, alone=False)
+    assert world.slot.trial is not None
+    assert world.slot.trial._watch.limits.max_disagreement == limit
 
 
 def test_a_candidate_that_does_not_load_changes_nothing(world: World) -> None:

@@ -309,6 +309,9 @@ def test_damage_is_told_and_mended(
     with pytest.raises(StoreError) as caught:
         store.check("birds", "1.0.0", sha("1.0.0"))
     assert caught.value.reason == "release_damaged"
+    for leftover in (".1.0.0.new", ".1.0.0.gone"):  # somebody was killed at this before
+        (home / leftover).mkdir()
+        (home / leftover / "model.tflite").write_bytes(b"half")
     install(store, "1.0.0")
     store.check("birds", "1.0.0", sha("1.0.0"))
     assert [path.name for path in home.iterdir()] == ["1.0.0"]

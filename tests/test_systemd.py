@@ -227,6 +227,15 @@ def test_a_clean_stop_a_crash_and_a_fresh_boot_are_told_apart(tmp_path) -> None:
     assert RunRecord(folder).last_stop == "crash"
 
 
+def test_a_directory_that_outlives_a_reboot_does_not_make_a_crash_of_it(tmp_path) -> None:
+    RunRecord(tmp_path, "one boot")
+    record = RunRecord(tmp_path, "another")
+    assert record.last_stop == "first_start_since_boot"
+    record.stopped("sigterm")
+    assert RunRecord(tmp_path, "the third").last_stop == "sigterm", "it was a clean stop"
+    assert RunRecord(tmp_path, "the third").last_stop == "crash"
+
+
 def test_a_runtime_directory_that_cannot_be_used(tmp_path) -> None:
     (tmp_path / "file").write_text("")
 

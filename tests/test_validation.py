@@ -268,6 +268,13 @@ PROGRAMS = {
                             "its report makes no sense", True),
     "nonsense": (LOADING + "os.write(fd, b'[1]\\n\\xff\\n{}\\n')", "validation_crashed",
                  "it ended badly: exit status 0 while it was loaded", True),
+    "an invoke too long": (LOADING + DONE.replace("p95_ms=1", "p95_ms=10_001"), "validation_slow",
+             "an invoke takes 10001 ms, longer than the service waits", False),
+    "nested without end": (LOADING + "os.write(fd, b'[' * 100_000 + b'\\n')", "validation_crashed",
+                           "it ended badly: exit status 0 while it was loaded", True),
+    "a refusal that is none": (LOADING + 'say(stage="refused", reason="a b", detail=1)\n'
+                               "sys.exit(3)", "validation_crashed", "its report makes no sense",
+                               True),
     "words without end": (LOADING + "while True: os.write(fd, bytes(65536))", "validation_crashed",
                           "what runs in its place writes without end", True),
     "killed by the kernel": (LOADING + "os.kill(os.getpid(), 9)", "validation_memory",
@@ -398,7 +405,7 @@ def test_nothing_of_our_environment_and_no_descriptor_goes_along(
 
 
 FENCED = """
-import os, socket, subprocess, sys, threading
+import ctypes, os, platform, socket, subprocess, sys, threading
 from edged.models.sandbox import Fence, fence_in
 print(*fence_in(Fence(100, 50 * 2**20, os.getppid())))
 def tried(what):
@@ -414,8 +421,24 @@ def thread():
     threads = [threading.Thread(target=int) for _ in range(3)]
     [each.start() for each in threads]
     [each.join() for each in threads]
+libc = ctypes.CDLL(None, use_errno=True)
+def signal_by(*call):
+    if libc.syscall(*call) != 0:
+        raise OSError(ctypes.get_errno(), "refused")
+numbers = {"x86_64": (200, 234, 129, 297), "aarch64": (130, 131, 138, 240),
+           "armv7l": (238, 268, 178, 363)}[platform.machine()]
+parent = os.getppid()
+def signals():
+    calls = [(numbers[0], parent, 0), (numbers[1], parent, parent, 0),
+             (numbers[2], parent, 0, None), (numbers[3], parent, parent, 0, None),
+             (424, os.pidfd_open(parent), 0, None, 0)]
+    for call in calls:
+        if tried(lambda: signal_by(*call)) != "PermissionError":
+            return print(call)
+    signal_by(numbers[1], os.getpid(), threading.get_native_id(), 0)  # as abort does
+    raise PermissionError
 for what in (
-    socket.socket, lambda: socket.socket(socket.AF_UNIX), socket.socketpair, os.fork,
+    signals, socket.socket, lambda: socket.socket(socket.AF_UNIX), socket.socketpair, os.fork,
     lambda: subprocess.run(["true"]), lambda: os.execv("/bin/true", ["true"]),
     lambda: os.kill(os.getppid(), 0), grow, lambda: bytearray(60 * 2**20),
     lambda: [os.dup(0) for _ in range(100)], thread, lambda: bytearray(10 * 2**20),
@@ -437,8 +460,8 @@ def test_what_the_fence_keeps_out(tmp_path) -> None:
     if "network" not in enforced.split():
         pytest.skip(f"seccomp is not to be had here; enforced: {enforced}")
     assert {"parent", "cpu", "memory", "files", "descriptors", "core"} <= set(enforced.split())
-    assert answers[:8] == ["PermissionError"] * 7 + ["OSError"]
-    assert answers[8:] == ["MemoryError", "OSError", "allowed", "allowed"]
+    assert answers[:9] == ["PermissionError"] * 8 + ["OSError"]
+    assert answers[9:] == ["MemoryError", "OSError", "allowed", "allowed"]
 
 
 def test_a_child_dies_with_its_parent(tmp_path) -> None:

@@ -111,6 +111,17 @@ def test_status_says_what_counts() -> None:
     )
 
 
+def test_what_ails_updates_and_journals_is_said() -> None:
+    ill = {"reason": "journal_newer", "detail": "of another edged"}
+    model = {**STATUS["models"][0], "journal": ill, "reason": ""}  # type: ignore[index]
+    off = {"reason": "updates_off", "detail": "there is no root"}
+    said = status_lines({**STATUS, "models": [model], "updates": off}, 100)
+
+    assert "updates: there is no root (updates_off)" in said
+    assert "    journal: of another edged (journal_newer)" in said
+    assert not [line for line in status_lines(STATUS, 100) if line.startswith("updates")]
+
+
 def test_a_stuck_model_is_said() -> None:
     assert any("stuck" in line for line in status_lines({**STATUS, "healthy": False}, 80))
 

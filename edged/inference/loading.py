@@ -12,7 +12,7 @@ from edged.errors import AcceleratorError, EdgedError, Trouble, ValidationError
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import FactoryFile, factory_path, read_factory, read_labels, variant
 from edged.inference.interpreter import Interpreter, choose_runtime
-from edged.inference.kinds.decoder import Cut
+from edged.inference.kinds.decoder import EVERYTHING, Cut
 from edged.inference.modellabels import packed_labels, parse_labels
 from edged.inference.postprocess import make_decoder
 from edged.inference.preprocess import InputSpec
@@ -119,13 +119,12 @@ def _assemble(
     )
     image = interpreter.inputs[signature.image]
     cut = Cut(config.top_k, config.min_score, config.mask)
-    decoder = make_decoder(
-        file,
-        interpreter.outputs,
-        signature.results,
-        _labels(config, source),
-        cut,
-        image=signature.image,
+    labels = _labels(config, source)
+    decoder, reader = (
+        make_decoder(
+            file, interpreter.outputs, signature.results, labels, each, image=signature.image
+        )
+        for each in (cut, EVERYTHING)
     )
     if config.mask and decoder.kind != "segmentation":
         raise ValidationError(
@@ -149,6 +148,7 @@ def _assemble(
         spec,
         decoder,
         signature,
+        reader=reader,
         keeps_state=file.keeps_state,
         path=source.path,
         file_sha256=digest,

@@ -211,6 +211,12 @@ def pixel_table(spec: InputSpec) -> Array | None:
     return table[:, None, :]
 
 
+def _place(spec: InputSpec, rotate: Rotation, height: int, width: int) -> Geometry:
+    if rotate in (90, 270):
+        height, width = width, height
+    return geometry(height, width, spec)
+
+
 class Preprocessor:
     """Turns images of one camera into input tensors of one model.
 
@@ -221,16 +227,12 @@ class Preprocessor:
         self.spec = spec
         self._rotate = rotate
         self._table = pixel_table(spec)
-        self._geometry = functools.lru_cache(maxsize=4)(self._place)
+        # Nothing that refers to this object: its memory would stay until cycles are looked for.
+        self._geometry = functools.lru_cache(maxsize=4)(functools.partial(_place, spec, rotate))
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Return the placement of a camera image of this size (before its rotation)."""
         return self._geometry(height, width)
-
-    def _place(self, height: int, width: int) -> Geometry:
-        if self._rotate in (90, 270):
-            height, width = width, height
-        return geometry(height, width, self.spec)
 
     def slots(self) -> Iterator[npt.NDArray[Any]]:
         """Make empty tensors for `write`: the input's shape and dtype, as many as are asked for."""

@@ -79,6 +79,7 @@ class Servable:
         decoder: Decoder,
         signature: Signature,
         *,
+        reader: Decoder,
         keeps_state: bool,
         path: Path,
         file_sha256: str,
@@ -105,6 +106,7 @@ class Servable:
         self._state_outputs = tuple(o for _, o in signature.states)
         self._interpreter = interpreter
         self._decoder = decoder
+        self._reader = reader
 
     @property
     def kind(self) -> str:
@@ -194,11 +196,13 @@ class Servable:
     def read(self, outputs: Sequence[Array]) -> Result:
         """Read what `run` returned, for an image of just the size of the input.
 
+        All that the model says, whatever its owner wants to be told.
+
         Raises:
             ValidationError: `output_not_finite`.
         """
         place = geometry(self.input.height, self.input.width, self.input)
-        return self._decoder.decode([outputs[i] for i in self._decoder.outputs], place)
+        return self._reader.decode([outputs[i] for i in self._reader.outputs], place)
 
     def warm_up(self) -> None:
         """Run once on zeros: the first invoke is slow, and a model that cannot run says so here.

@@ -5,29 +5,31 @@ Each action belongs to one state and one model, and runs on a thread of its own.
 
 from __future__ import annotations
 
-import shutil
+import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edged.board import memory_bytes
 from edged.config import Config, ModelConfig
-from edged.errors import AcceleratorError, FetchError, StoreError, VerifyError
+from edged.errors import AcceleratorError, FetchError, StoreError, Trouble, VerifyError
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import read_model
 from edged.inference.interpreter import choose_runtime
 from edged.inference.modelfile import read_model_file
 from edged.inference.servable import Servable
 from edged.models.deployment import return_to, under_way
+from edged.models.examination import Examination
 from edged.models.files import Files, storing
 from edged.models.findings import found, restored, validated
 from edged.models.fit import Board, check_fit
+from edged.models.golden import read_golden
+from edged.models.handover import Handover
 from edged.models.journal import Journal
-from edged.models.loading import read_manifest
-from edged.models.manifest import MANIFEST, MODEL, MODEL_EDGETPU, Manifest, Processor
-from edged.models.package import Package, read_package, unpack
+from edged.models.loading import read_file, read_manifest
+from edged.models.manifest import GOLDEN, MANIFEST, MODEL, MODEL_EDGETPU, Manifest, Processor
+from edged.models.package import read_package, unpack
 from edged.models.records import Origin
 from edged.models.store import Store
 from edged.models.target import Target, target_path
@@ -37,7 +39,9 @@ from edged.models.trial import TrialLimits, Verdict
 from edged.models.validation import Limits, validate
 
 if TYPE_CHECKING:  # python-tuf behind it is 20 MB: loaded where a repository is first asked
-    from edged.models.repository import Repository
+    from edged.models.repository import Refreshed, Repository
+
+log = logging.getLogger(__name__)
 
 # Of the memory that is free, what a candidate may take while it is tried.
 _MEMORY_SHARE = 0.8
@@ -59,9 +63,16 @@ class Scene(Protocol):
     """Where models change places: `edged.pipeline.stage.Stage`."""
 
     def try_out(
-        self, name: str, load: Callable[[], Servable], limits: TrialLimits, *, alone: bool
+        self,
+        name: str,
+        load: Callable[[], Servable],
+        limits: TrialLimits,
+        *,
+        alone: bool,
+        examine: Callable[[Servable], Examination | None],
+        canceled: Callable[[], bool],
     ) -> None:
-        """Load a candidate and let it serve, on trial."""
+        """Load a candidate, examine it where that is asked, and let it serve, on trial."""
         ...
 
     def verdict(self, name: str) -> tuple[Verdict, dict[str, object]]:
@@ -83,30 +94,20 @@ class Scene(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """Where the package of a local installation comes from.
-
-    Attributes:
-        repository: a stick, as a repository; None for a bare package.
-        path: the file that a person named.
-        sha256: of a bare package.
-    """
-
-    repository: Repository | None
-    path: Path
-    sha256: str
-
-
 class LiveActs:
     """The actions, on the real device.
+
+    Attributes:
+        forgotten: said from when it was found that the versions seen before were lost.
 
     Args:
         config: of the device.
         store: where versions are kept.
         loader: loads them.
         stage: where they serve.
+        handover: what persons handed over to be installed.
         remote: makes a client of the operator's repository; raises ConfigError, `updates_off`.
+        stick: the same of what a stick carries.
     """
 
     def __init__(
@@ -115,7 +116,10 @@ class LiveActs:
         store: Store,
         loader: Loads,
         stage: Scene,
+        *,
+        handover: Handover,
         remote: Callable[[], Repository],
+        stick: Callable[[Path], Repository],
     ) -> None:
         self._config = config
         self._models = {model.name: model for model in config.model}
@@ -123,13 +127,19 @@ class LiveActs:
         self._files = Files()
         self._loader = loader
         self._stage = stage
+        self.forgotten: Trouble | None = None
+        self._handover = handover
         self._remote = remote
+        self._stick = stick
         # The metadata are shared by all models; packages are not.
         self._metadata = threading.Lock()
         self._targets: dict[str, tuple[str, Repository, Target]] = {}
-        self.supplies: dict[str, tuple[str, Supply]] = {}
+        # By model, the deployment whose candidate gave the golden answers in a child, on the CPU.
+        self._passed: dict[str, str] = {}
 
-    def latest(self, order: Callable[[str], object]) -> Mapping[str, str]:
+    def latest(
+        self, order: Callable[[str], object], canceled: Callable[[], bool]
+    ) -> Mapping[str, str]:
         """Return the newest published version by model, of those that are published.
 
         Raises:
@@ -138,7 +148,7 @@ class LiveActs:
         repository = self._remote()
         newest = {}
         with self._metadata:
-            repository.refresh()
+            self._heed(repository.refresh(cancelled=canceled))
             for name in self._models:
                 target = repository.latest(name, order)
                 if target is not None and target.release is not None:
@@ -148,10 +158,12 @@ class LiveActs:
     def sync(self, journal: Journal, task: Task) -> Event:
         """Find the target."""
         current = under_way(journal)
-        supply = self._supply(journal)
-        if supply is not None and supply.repository is None:
-            return found(journal, supply.sha256, downgrade_ok=True)
-        target = self._find(journal, supply, task)
+        if current.origin is Origin.LOCAL:
+            path, bare = self._handover.find(journal.model, current.deployment_id)
+            if bare:
+                with storing(f"cannot read {path}"):
+                    return found(journal, self._files.sha256(path), downgrade_ok=True)
+        target = self._find(journal, task)
         release = target.release
         if release is None or (release.name, release.version) != (journal.model, current.version):
             raise VerifyError("target_invalid", f"{target.path} does not say what it is")
@@ -160,13 +172,16 @@ class LiveActs:
     def download(self, journal: Journal, task: Task) -> Event:
         """Fetch the package into `staging/<sha256>`."""
         current = under_way(journal)
-        supply = self._supply(journal)
-        if supply is not None and supply.repository is None:
-            self._copy(supply)
-            return Event(Kind.DOWNLOADED)
+        if current.origin is Origin.LOCAL:
+            if self._handover.is_staged(current.sha256):
+                return Event(Kind.DOWNLOADED)
+            path, bare = self._handover.find(journal.model, current.deployment_id)
+            if bare:
+                self._handover.stage(path, current.sha256)
+                return Event(Kind.DOWNLOADED)
         known = self._targets.get(journal.model)
         if known is None or known[0] != current.deployment_id:
-            self._find(journal, supply, task)
+            self._find(journal, task)
         _, repository, target = self._targets[journal.model]
         if target.wanted.sha256 != current.sha256:
             raise VerifyError("target_changed", f"{target.path} is another package now")
@@ -213,20 +228,35 @@ class LiveActs:
             model, place, limits, edgetpu=self._alone(journal, place), cancelled=task.canceled
         )
         if said.reason is None:
+            if not said.structure_only:
+                self._passed[journal.model] = current.deployment_id
             return validated(journal)
         return Event(Kind.BROKEN if said.marks else Kind.REFUSED, said.reason, said.detail)
 
-    def try_out(self, journal: Journal, task: Task) -> None:  # noqa: ARG002 - loading goes on
-        """Let it serve, on trial."""
+    def try_out(self, journal: Journal, task: Task) -> None:
+        """Let it serve, on trial; what was made for an Edge TPU shows its golden set first."""
         current = under_way(journal)
         model, version, sha256 = journal.model, current.version, current.sha256
         place = self._store.check(model, version, sha256)
-        limits = self._limits(read_manifest(place) if (place / MANIFEST).exists() else None)
+        manifest = read_manifest(place) if (place / MANIFEST).exists() else None
+
+        def examine(candidate: Servable) -> Examination | None:
+            # A child runs what is for the CPU only; after a restart nobody knows whether it did.
+            passed = self._passed.get(model) == current.deployment_id
+            asked = (place / MODEL_EDGETPU).exists()
+            if manifest is None or not asked or (passed and candidate.accelerator == "cpu"):
+                return None
+            golden = read_golden(read_file(place, GOLDEN), manifest.golden.samples)
+            named = self._models[model].labels is None
+            return Examination(candidate, golden, manifest, named=named)
+
         self._stage.try_out(
             model,
             lambda: self._loader.load(model, version, sha256),
-            limits,
+            self._limits(manifest),
             alone=self._alone(journal, place),
+            examine=examine,
+            canceled=task.canceled,
         )
 
     def restore(self, journal: Journal, task: Task) -> Event:  # noqa: ARG002 - must come to an end
@@ -261,26 +291,14 @@ class LiveActs:
         """Record the memory in a trial."""
         self._stage.measured(model, memory_bytes().resident_bytes)
 
-    def _supply(self, journal: Journal) -> Supply | None:
+    def _find(self, journal: Journal, task: Task) -> Target:
         current = under_way(journal)
-        if current.origin is not Origin.LOCAL:
-            return None
-        deployment_id, supply = self.supplies.get(journal.model, ("", None))
-        if supply is None or deployment_id != current.deployment_id:
-            raise StoreError(
-                "source_gone",
-                "edged was restarted before it had read the file.",
-                advice="Install it again.",
-            )
-        return supply
-
-    def _find(self, journal: Journal, supply: Supply | None, task: Task) -> Target:
-        current = under_way(journal)
-        repository = self._remote() if supply is None else supply.repository
-        if repository is None:
-            raise AssertionError("a bare package has no repository")
+        local = current.origin is Origin.LOCAL
+        if local:
+            path, _ = self._handover.find(journal.model, current.deployment_id)
+        repository = self._stick(path) if local else self._remote()
         with self._metadata:
-            repository.refresh(local=supply is not None, cancelled=task.canceled)
+            self._heed(repository.refresh(local=local, cancelled=task.canceled))
             target = repository.find(target_path(journal.model, current.version))
         if target is None:
             raise FetchError(
@@ -289,17 +307,14 @@ class LiveActs:
         self._targets[journal.model] = (current.deployment_id, repository, target)
         return target
 
-    def _copy(self, supply: Supply) -> None:
-        target = self._store.staging / supply.sha256
-        with storing(f"cannot copy {supply.path}"):
-            self._store.require_space(supply.path.stat().st_size)
-            self._files.make_dirs(self._store.staging)
-            shutil.copyfile(supply.path, target)
-            self._files.fsync(target)
-            self._files.fsync_dir(self._store.staging)
-            same = self._files.sha256(target) == supply.sha256
-        if not same:
-            raise StoreError("source_gone", f"{supply.path} has changed meanwhile.")
+    def _heed(self, refreshed: Refreshed) -> None:
+        if refreshed.forgotten:
+            said = (
+                "what the device knew of the repository was damaged: it began anew from root.json,"
+                " and could not tell whether it is shown something old"
+            )
+            self.forgotten = Trouble.of(StoreError("trust_forgotten", said))
+            log.error("%s (%s)", said, self.forgotten.reason)
 
     def _board(self, model: ModelConfig) -> Board:
         processors: list[Processor] = []
@@ -328,20 +343,6 @@ class LiveActs:
             p95_ratio=terms.p95_ratio,
             max_disagreement=terms.max_disagreement,
         )
-
-
-def bare_package(path: Path, model: str) -> tuple[Package, str]:
-    """Return a package that a person names, and its digest.
-
-    Raises:
-        VerifyError: as `read_package`, and `package_mismatch`: it is one of another model.
-        StoreError: it cannot be read.
-    """
-    package = read_package(path)
-    if package.manifest.name != model:
-        raise VerifyError("package_mismatch", f"it is a package of {package.manifest.name}")
-    with storing(f"cannot read {path}"):
-        return package, Files().sha256(path)
 
 
 def _nothing() -> Servable:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edged.errors import FetchError, StoreError
-from edged.models.deployment import advance, spend, todo
+from edged.models.deployment import advance, return_to, spend, todo
 from edged.models.faults import fault, judged
-from edged.models.findings import overdue
+from edged.models.findings import condemned, overdue
 from edged.models.journal import Journal
 from edged.models.pursuit import pursue
-from edged.models.records import BEFORE_TRIAL, Moment, State
+from edged.models.records import BEFORE_TRIAL, Moment, Release, State
 from edged.models.task import Outcome, Spawn, Task
 from edged.models.transitions import Action, Event, Kind
 from edged.models.trial import Verdict
@@ -29,7 +29,8 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 2.0, 300.0
 _LONGEST_RETRY_AFTER_S = 3600.0
 # Time before the trial is written at least so often.
 _SPENT_S = 60.0
-_MEASURED_S = 3.0
+# The shortest usual trial lasts 60 s, and has to give the 20 samples that a leak is judged by.
+_MEASURED_S = 2.0
 _HEALTHY_S = 60.0
 
 
@@ -121,6 +122,8 @@ class Case:
         self._task: Task | None = None
         self._on_trial = ""  # the deployment whose candidate serves
         self._waiting = ""  # the deployment that is sound and waits for another model's trial
+        self._returning: Release | None = None  # what is being returned to
+        self._complaint = ""  # why the journal cannot be written, as the log was told
         self._wait_s = _FIRST_WAIT_S
         now_s = world.monotonic()
         self._retry_s = self._spent_s = self._written_s = self._measured_s = now_s
@@ -150,8 +153,18 @@ class Case:
             return
         self._world.keep(journal)
         self._log(journal)
+        if _stage(journal) != _stage(self.journal):
+            # What held up the one before is no reason for this one to wait.
+            self._wait_s, self._retry_s = _FIRST_WAIT_S, self._world.monotonic()
         self.journal = journal
         self._written_s = self._world.monotonic()
+        self._complaint = ""
+
+    def complain(self, error: StoreError) -> None:
+        """Tell the log that the journal cannot be written: once, not at every attempt."""
+        if error.reason != self._complaint:
+            self._complaint = error.reason
+            log.error("model %s: %s", self.journal.model, error.explain())
 
     def step(self, *, stage_free: bool) -> None:
         """Go as far as it goes without waiting.
@@ -163,13 +176,13 @@ class Case:
         try:
             self._answer()
             self.write(pursue(self.journal, self._world.device_id, self._world.moment()))
-            late = overdue(self.journal, self._world.deadline_s)
-            if late is not None:
-                self._happened(late)
+            end = overdue(self.journal, self._world.deadline_s) or condemned(self.journal)
+            if end is not None:
+                self._happened(end)
             self._act(stage_free=stage_free)
         except StoreError as error:
             # Nothing has happened then: it is done again once the disk is back.
-            log.error("model %s: %s", self.journal.model, error.explain())
+            self.complain(error)
             self._back_off(None)
 
     def stop(self) -> None:
@@ -200,7 +213,7 @@ class Case:
             try:
                 self._world.keep(self.journal)
             except StoreError as error:
-                log.error("model %s: %s", self.journal.model, error.explain())
+                self.complain(error)
 
     def _answer(self) -> None:
         task = self._task
@@ -208,7 +221,11 @@ class Case:
             return
         self._task = None
         current = self.journal.current
-        if task.action is Action.TRY and not isinstance(task.outcome, Event | Exception):
+        if isinstance(task.outcome, Exception):
+            if task.action is Action.REST:
+                log.warning("model %s: %s", self.journal.model, task.outcome.explain())
+                self._back_off(None)
+        elif task.action is Action.TRY:
             self._on_trial = task.deployment_id
         elif task.action in {Action.RESTORE, Action.REST}:
             self._on_trial = ""
@@ -217,6 +234,8 @@ class Case:
             task.action,
         ):
             return  # too late: nobody waits for it any more
+        if task.action is Action.RESTORE and return_to(self.journal) != self._returning:
+            return  # marked meanwhile: another one is returned to
         event = self._meant(current.state, task.outcome)
         if event is None:
             return
@@ -261,7 +280,8 @@ class Case:
                 task.cancel()
             return
         if self._on_trial and action not in {Action.TRY, Action.RESTORE}:
-            self._start(self._on_trial, Action.REST)
+            if self._world.monotonic() >= self._retry_s:
+                self._start(self._on_trial, Action.REST)
         elif action is Action.TRY and self._on_trial == deployment_id:
             self._judge()
         elif action is Action.VALIDATE and self._waiting == deployment_id:
@@ -293,6 +313,7 @@ class Case:
             Action.REST: acts.settle,
         }
         call = calls[action]
+        self._returning = return_to(journal) if action is Action.RESTORE else None
         self._task = Task(deployment_id, action, lambda task: call(journal, task), self._world.ring)
         self._world.spawn(self._task.run)
 
@@ -301,8 +322,8 @@ class Case:
         before, now = self.journal.current, journal.current
         if now is not None and (
             before is None
-            or (before.deployment_id, before.state, before.reason)
-            != (now.deployment_id, now.state, now.reason)
+            or (before.deployment_id, before.state, before.reason, before.unusable)
+            != (now.deployment_id, now.state, now.reason, now.unusable)
         ):
             why = f": {now.reason} {now.detail}" if now.reason else ""
             log.info("model %s: %s %s%s", journal.model, now.version, now.state, why)
@@ -311,3 +332,9 @@ class Case:
             if past.deployment_id not in known:
                 why = f": {past.reason} {past.detail}" if past.reason else ""
                 log.info("model %s: %s %s%s", journal.model, past.version, past.status, why)
+
+
+def _stage(journal: Journal) -> tuple[str, State] | None:
+    """Return which deployment is under way, and where it stands."""
+    current = journal.current
+    return None if current is None else (current.deployment_id, current.state)

@@ -199,7 +199,7 @@ class _Watcher:
         for line in lines:
             try:
                 said = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # a child that writes nonsense has no report, and is judged by that
             if not isinstance(said, dict) or not isinstance(said.get("stage"), str):
                 continue

@@ -228,6 +228,11 @@ def _after(journal: Journal, current: Deployment, step: Step, event: Event) -> D
     # A retry and a roll-back keep saying why, a step ahead starts afresh.
     if not reason and (not moves or current.state is State.ROLLING_BACK):
         reason, detail = current.reason, current.detail
+    elif event.kind is Kind.UNUSABLE:
+        # What cannot be returned to is told beside why it is left, not in its place.
+        reason, detail = current.reason, "; ".join(filter(None, (current.detail, event.detail)))
+    if step.next is State.CANCELED and current.reason:
+        detail = f"it was held up: {current.detail} ({current.reason})"
     gone = return_to(journal) if event.kind is Kind.UNUSABLE else None
     if event.kind is Kind.UNUSABLE and gone is None:
         raise _illegal("there is nothing left that could be unusable")

@@ -1,6 +1,7 @@
 """What outsiders ask for over MQTT: a version that a source wants to run, and commands. Pure.
 
-Payloads are hostile until proven: every refusal is a `MessageError`, for the `error` topic.
+Payloads are hostile until proven: every refusal is a `MessageError`, for the `error` topic. The
+operator's desk writes them with the encoders here, which refuse what a device would refuse.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
+
+import orjson
 
 from edged.errors import MessageError
 from edged.models.strictjson import StrictJsonError, parse_object
@@ -82,11 +85,15 @@ def addresses(
     found = {}
     for model in models:
         for name, source in desired.items():
-            topic = f"{prefix}/{name}/update/{model}/desired"
-            found[topic] = Address(model, source, "desired")
-        topic = f"{prefix}/{device_id}/update/{model}/command"
+            found[topic_of(prefix, name, model, "desired")] = Address(model, source, "desired")
+        topic = topic_of(prefix, device_id, model, "command")
         found[topic] = Address(model, Source.DEVICE, "command")
     return found
+
+
+def topic_of(prefix: str, name: str, model: str, kind: Literal["desired", "command"]) -> str:
+    """Return the topic of a message to `name`: a device id, `@<group>` or `@all`."""
+    return f"{prefix}/{name}/update/{model}/{kind}"
 
 
 def parse_desired(payload: bytes) -> Desired:
@@ -128,10 +135,50 @@ def parse_command(payload: bytes) -> Cancel | RollBack:
             raise _malformed(f"action is neither cancel nor rollback: {_shown(action)}")
 
 
+def encode_desired(desired: Desired) -> bytes:
+    """Return the payload that `parse_desired` takes for the same.
+
+    Raises:
+        MessageError: a device would refuse it.
+    """
+    message: dict[str, object] = {
+        "deployment_id": desired.deployment_id,
+        "version": desired.version,
+    }
+    if desired.order_ms is not None:
+        message["order"] = desired.order_ms
+    payload = _dumps(message | {"rollout": {"percent": desired.percent}})
+    parse_desired(payload)
+    return payload
+
+
+def encode_command(command: Cancel | RollBack) -> bytes:
+    """Return the payload that `parse_command` takes for the same.
+
+    Raises:
+        MessageError: a device would refuse it.
+    """
+    match command:
+        case Cancel():
+            asked = {"action": "cancel", "deployment_id": command.deployment_id}
+        case RollBack():
+            asked = {"action": "rollback", "from_version": command.from_version}
+    payload = _dumps({"id": command.id, **asked})
+    parse_command(payload)
+    return payload
+
+
 def in_rollout(deployment_id: str, device_id: str, percent: int) -> bool:
     """Say whether a device takes part: raising `percent` only ever adds devices."""
     digest = hashlib.sha256(f"{deployment_id}:{device_id}".encode()).hexdigest()
     return int(digest[:8], 16) % 100 < percent
+
+
+def _dumps(message: dict[str, object]) -> bytes:
+    try:
+        return orjson.dumps(message)
+    except orjson.JSONEncodeError as error:  # a lone surrogate, a number beyond 64 bits
+        raise _malformed(str(error)) from error
 
 
 def _parse(payload: bytes) -> dict[str, object]:

@@ -258,8 +258,15 @@ class Download:
 
 def _hashers(hashes: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return {name: hashlib.new(name) for name in hashes}
+        return {name: _hasher(name) for name in hashes}
     except ValueError as error:
         raise VerifyError(
             "target_hash_unknown", f"signed with hashes that are not known here: {error}."
         ) from error
+
+
+def _hasher(name: str) -> Any:
+    hasher = hashlib.new(name)
+    if not hasher.digest_size:
+        raise ValueError(f"{name} has no length of its own")
+    return hasher

@@ -13,6 +13,15 @@ from edged.models.trial import Verdict
 _BROKEN = {"trial_not_finite", "golden_mismatch", "output_constant", "output_not_finite"}
 
 
+# What the system has run out of, or refuses: it says nothing about a version.
+_PASSING = {"descriptors_exhausted", "disk_unusable"}
+
+
+def is_passing(error: EdgedError) -> bool:
+    """Say whether an error tells nothing about the version that could not be loaded."""
+    return isinstance(error, AcceleratorError) or error.reason in _PASSING
+
+
 def fault(state: State, error: EdgedError) -> Event | None:
     """Return what it means that the action of a state raised an error; None: do it again.
 
@@ -31,7 +40,7 @@ def fault(state: State, error: EdgedError) -> Event | None:
             if kind is Kind.REFUSED and state is not State.VERIFYING and error.reason in _BROKEN:
                 kind = Kind.BROKEN
         case State.ROLLING_BACK:
-            if isinstance(error, AcceleratorError):
+            if is_passing(error):
                 return None
             kind = Kind.UNUSABLE
     return Event(kind, error.reason, error.explain())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from edged.models.deployment import return_to, under_way
 from edged.models.journal import Journal
 from edged.models.records import BEFORE_TRIAL, Mark, Origin, Release, Result
-from edged.models.transitions import Event, Kind, Reason
+from edged.models.transitions import TRANSITIONS, Event, Kind, Reason
 from edged.models.version import Version
 
 
@@ -65,6 +65,16 @@ def overdue(journal: Journal, deadline_s: float) -> Event | None:
     if current is None or current.state not in BEFORE_TRIAL or current.used_s < deadline_s:
         return None
     return Event(Kind.DEADLINE, current.reason or Reason.DEADLINE_PASSED, current.detail)
+
+
+def condemned(journal: Journal) -> Event | None:
+    """Return the end of a deployment whose package a person has marked bad meanwhile, else None."""
+    current = journal.current
+    if current is None or (current.state, Kind.REFUSED) not in TRANSITIONS:
+        return None
+    if not journal.is_bad(current.sha256):
+        return None
+    return Event(Kind.REFUSED, Reason.MARKED_BAD, "it was marked bad while it was on its way")
 
 
 def _met(journal: Journal) -> tuple[Release | Mark | Result, ...]:

@@ -6,7 +6,9 @@ Importing this costs 20 ms and 4 MB beside python-tuf, 75 ms and 13 MB alone: on
 from __future__ import annotations
 
 import email.utils
+import functools
 import ipaddress
+import os
 import socket
 import threading
 import time
@@ -17,9 +19,10 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, ReadTimeoutError
 
 from edged.errors import FetchError
 from edged.models.source import Body, ContentRange, Patience
@@ -78,7 +81,8 @@ class HttpSource:
                     response = stack.enter_context(self._follow(session, url, headers, patience))
                 _check_status(response, url)
                 body = _body(response, leash, url)
-            except (requests.RequestException, HTTPError, OSError) as error:
+            # ValueError: a length, say, of more digits than Python reads.
+            except (requests.RequestException, HTTPError, OSError, ValueError) as error:
                 raise leash.cause or _explain(error, url) from error
             # Not within the try: what the caller does with the body is no fault of the network.
             yield body
@@ -137,10 +141,14 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _is_inside(host: str | None) -> bool:
+    name = (host or "").partition("%")[0].removesuffix(".")  # without an interface's name
     try:
-        address = ipaddress.ip_address(host or "")
-    except ValueError:
-        return host == "localhost"
+        # As the resolver reads it: 127.1 and 0x7f000001 are addresses too.
+        packed = socket.inet_pton(socket.AF_INET6, name) if ":" in name else socket.inet_aton(name)
+    except OSError:
+        return name == "localhost" or name.endswith(".localhost")
+    address = ipaddress.ip_address(packed)
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
@@ -184,7 +192,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         until = email.utils.parsedate_to_datetime(text)
         asked = email.utils.parsedate_to_datetime(headers.get("Date", ""))
         return min(max((until - asked).total_seconds(), 0.0), _LONGEST_RETRY_AFTER_S)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -219,7 +227,7 @@ def _pieces(response: requests.Response, leash: _Leash, url: str) -> Iterator[by
         try:
             # What is there, at most: a reader that waits for more loses it when cut.
             piece = response.raw.read1(_PIECE_BYTES, decode_content=False)
-        except (requests.RequestException, HTTPError, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise leash.cause or _explain(error, url) from error
         if leash.cause:
             raise leash.cause
@@ -250,8 +258,10 @@ def _explain(error: Exception, url: str) -> FetchError:  # noqa: PLR0911 - a tab
         )
     if isinstance(error, requests.exceptions.ProxyError):
         return FetchError("proxy_failed", f"the proxy does not lead to {where}.")
-    if isinstance(error, ValueError):  # requests' InvalidURL, InvalidSchema and MissingSchema
+    if isinstance(error, InvalidURL | InvalidSchema | MissingSchema | LocationValueError):
         return FetchError("url_invalid", f"not a URL that can be fetched: {where}.")
+    if isinstance(error, ValueError):
+        return FetchError("status_unexpected", f"the server's answer makes no sense: {where}.")
     if isinstance(error, requests.exceptions.ReadTimeout | ReadTimeoutError | TimeoutError):
         return FetchError("server_silent", f"{where} went silent.")
     if type(error) is OSError:  # requests looks for these files before it connects
@@ -278,6 +288,7 @@ class _Leash:
         self._patience = patience
         self._bytes = 0
         self._lines: list[socket.socket] = []
+        self._made: list[socket.socket] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
         self.cause: FetchError | None = None
@@ -292,11 +303,15 @@ class _Leash:
         self._thread.join()
         for line in self._lines:
             line.close()
+        for sock in self._made:
+            if sock.fileno() >= 0:  # urllib3 leaves it open where a header makes no sense
+                os.close(sock.detach())
 
     def hold(self, sock: socket.socket) -> None:
         """Take a new connection: a second handle, as TLS takes the first one over."""
         with self._lock:
             self._lines.append(sock.dup())
+            self._made.append(sock)
 
     def count(self, count: int) -> None:
         """Note bytes that arrived."""
@@ -351,23 +366,35 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def _pools(hold: Callable[[socket.socket], None]) -> dict[str, type[HTTPConnectionPool]]:
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            sock = super()._new_conn()
-            hold(sock)
-            return sock
+def _pools(
+    hold: Callable[[socket.socket], None],
+) -> dict[str, Callable[..., HTTPConnectionPool]]:
+    # Not classes made anew: each would be garbage that is collected long after.
+    return {"http": functools.partial(_PlainPool, hold), "https": functools.partial(_TlsPool, hold)}
 
-    class Tls(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            sock = super()._new_conn()
-            hold(sock)
-            return sock
 
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
+class _Plain(HTTPConnection):
+    def __init__(self, hold: Callable[[socket.socket], None], *args: Any, **settings: Any) -> None:
+        self._hold = hold
+        super().__init__(*args, **settings)
 
-    class TlsPool(HTTPSConnectionPool):
-        ConnectionCls = Tls
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        self._hold(sock)
+        return sock
 
-    return {"http": PlainPool, "https": TlsPool}
+
+class _Tls(_Plain, HTTPSConnection):
+    """The same with TLS."""
+
+
+class _PlainPool(HTTPConnectionPool):
+    def __init__(self, hold: Callable[[socket.socket], None], *args: Any, **settings: Any) -> None:
+        self.ConnectionCls = functools.partial(_Plain, hold)  # type: ignore[assignment]
+        super().__init__(*args, **settings)
+
+
+class _TlsPool(HTTPSConnectionPool):
+    def __init__(self, hold: Callable[[socket.socket], None], *args: Any, **settings: Any) -> None:
+        self.ConnectionCls = functools.partial(_Tls, hold)  # type: ignore[assignment]
+        super().__init__(*args, **settings)

@@ -30,6 +30,7 @@ SCHEMA = 1
 LIMIT_BYTES = 1024 * 1024
 HISTORY = 64
 MARKS = 128
+UNDATED = 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _FILE = re.compile(rb'\{"sha256":"([0-9a-f]{64})","journal":(\{.*\})\}\n', re.DOTALL)
 
@@ -50,6 +51,8 @@ class Journal:
         current: the deployment under way; None is IDLE.
         desired: one per source.
         history: finished deployments, oldest first.
+        undated: Desired without an order, as `fingerprint`, oldest first: nothing else says of one
+            that comes again that it is old, long after its result is forgotten.
     """
 
     model: str
@@ -63,6 +66,7 @@ class Journal:
     current: Deployment | None = None
     desired: tuple[Held, ...] = ()
     history: tuple[Result, ...] = ()
+    undated: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(_NAME.fullmatch(self.model), "model")
@@ -75,6 +79,7 @@ class Journal:
         check(ranks == sorted(set(ranks)), "order of sources")
         check(len({mark.sha256 for mark in self.marks}) == len(self.marks), "mark twice")
         check(len(self.history) <= HISTORY and len(self.marks) <= MARKS, "size")
+        check(len(self.undated) <= UNDATED, "size")
 
     def is_bad(self, sha256: str) -> bool:
         """Say whether a digest is marked bad."""
@@ -122,6 +127,15 @@ class Journal:
         others = [known for known in self.desired if known.source is not held.source]
         return replace(self, desired=tuple(sorted([*others, held], key=_precedence)))
 
+    def heard_undated(self, deployment_id: str, version: str | None) -> bool:
+        """Say whether this was wanted before in a message without an order."""
+        return fingerprint(deployment_id, version) in self.undated
+
+    def hearing_undated(self, deployment_id: str, version: str | None) -> Journal:
+        """Return the journal that remembers so for longer than a result."""
+        heard = (*self.undated, fingerprint(deployment_id, version))
+        return replace(self, undated=heard[-UNDATED:])
+
     def recorded(self, result: Result) -> Journal:
         """Return the journal with one more finished deployment.
 
@@ -142,6 +156,11 @@ class Journal:
             for past in self.history
         ]
         return replace(self, history=tuple(history))
+
+
+def fingerprint(deployment_id: str, version: str | None) -> str:
+    """Return what `undated` has of a Desired: 64 bits in hexadecimal."""
+    return hashlib.sha256(f"{deployment_id}:{version}".encode()).hexdigest()[:16]
 
 
 def encode_journal(journal: Journal) -> bytes:

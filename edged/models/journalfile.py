@@ -147,10 +147,15 @@ def _loaded(found: list[_Found]) -> Loaded:
     good = next((one for one in found if one.journal is not None), None)
     # A damaged copy of a good journal is replaced by the next save, and needs nobody.
     bad = found[0].error if found else None
-    trouble = None if bad is None else Trouble.of(bad)
     if good is None:
-        return Loaded(None, None, trouble)
-    return Loaded(good.journal, good.active, trouble)
+        return Loaded(None, None, _told(bad, "the factory model begins anew"))
+    return Loaded(good.journal, good.active, _told(bad, "its last good copy is taken"))
+
+
+def _told(error: StoreError | None, instead: str) -> Trouble | None:
+    if error is None:
+        return None
+    return Trouble(error.reason, f"{error.explain().rstrip('.')}; {instead}")
 
 
 def _is_newer(error: StoreError | None) -> bool:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from edged.config import ModelConfig
 from edged.errors import StoreError, ValidationError
 from edged.inference.loading import load_servable
 from edged.inference.modellabels import parse_labels
-from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable
-from edged.inference.tensors import Array
 from edged.models.manifest import LABELS, MANIFEST, MODEL, MODEL_EDGETPU, Manifest, parse_manifest
 from edged.prediction import ModelId
 
@@ -144,21 +140,3 @@ def check_labels(content: bytes, manifest: Manifest) -> None:
             "labels_mismatch",
             f"the manifest says {manifest.labels} labels, and {LABELS} has {count}",
         )
-
-
-def control_images(servable: Servable) -> list[Array]:
-    """Return input tensors of a blank image and of noise, the same every time.
-
-    A model that says the same of both and of pictures looks at nothing.
-    """
-    spec = servable.input
-    noise = np.random.Generator(np.random.PCG64(1)).integers(
-        0, 256, (spec.height, spec.width, 3), np.uint8
-    )
-    preprocessor = Preprocessor(spec)
-    made = []
-    for image in (np.zeros_like(noise), noise):
-        tensor = next(preprocessor.slots())
-        preprocessor.write(image, spec.color, tensor)
-        made.append(tensor)
-    return made

@@ -6,27 +6,29 @@ values that JSON can carry.
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edged.errors import MessageError, StoreError, VerifyError
-from edged.models.acts import LiveActs, Supply, bare_package
+from edged.errors import MessageError, VerifyError
 from edged.models.casework import Case
 from edged.models.desired import Cancel, RollBack, Source
+from edged.models.files import storing
+from edged.models.handover import Handover
 from edged.models.journal import Journal
 from edged.models.overview import deployments, mark, overview
+from edged.models.package import read_package
 from edged.models.pursuit import cancel, forget_order, install, roll_back
 from edged.models.records import Moment
+from edged.models.stick import read_members
+from edged.models.store import Store
 from edged.models.updater import Updater
+from edged.models.version import Version
 
 if TYPE_CHECKING:  # python-tuf behind it is 20 MB: loaded where a repository is first asked
     from edged.models.repository import Repository
-
-_MOST_MEMBERS = 1000
 
 Answer = dict[str, object]
 
@@ -36,7 +38,8 @@ class LocalUpdates:
 
     Args:
         updater: who does it.
-        acts: where the packages of local installations are handed over.
+        store: whether there is room.
+        handover: where files of local installations are put.
         moment: when something begins.
         sticks: makes a client of the repository on a stick; raises ConfigError, `updates_off`.
     """
@@ -44,15 +47,16 @@ class LocalUpdates:
     def __init__(
         self,
         updater: Updater,
-        acts: LiveActs,
+        store: Store,
+        handover: Handover,
         moment: Callable[[], Moment],
         sticks: Callable[[Path], Repository],
     ) -> None:
         self._updater = updater
-        self._acts = acts
+        self._store = store
+        self._handover = handover
         self._moment = moment
         self._sticks = sticks
-        self._files: dict[str, int] = {}
 
     def models(self) -> Answer:
         """Return `models`: the overview of each."""
@@ -79,7 +83,7 @@ class LocalUpdates:
         Args:
             model: which.
             path: a tar from `edgectl repo export`, or with `bare` a package, which nobody signed;
-                it may be gone after the call.
+                it is not needed after the call.
             bare: whether it is taken without a signature.
 
         Returns:
@@ -89,24 +93,19 @@ class LocalUpdates:
             EdgedError: `model_unknown`, `updates_off`, or the file's fault.
         """
         self._case(model)
-        descriptor = _opened(path)
-        # It is read after the answer, by a deployment that may have to wait.
-        file = Path(f"/proc/self/fd/{descriptor}")
+        file = Path(path)
+        if bare:
+            version = _bare(file, model)
+        else:
+            version = _exported(file, model)
+            self._sticks(file)  # says whether one can be believed at all
+        with storing(f"cannot read {file}"):
+            self._store.require_space(file.stat().st_size)
+        copy = self._handover.take(file)
         try:
-            if bare:
-                package, sha256 = bare_package(file, model)
-                version, supply = package.manifest.version, Supply(None, file, sha256)
-            else:
-                version = _exported(file, model)
-                supply = Supply(self._sticks(file), file, "")
-            begun = self._updater.ask(lambda: self._install(model, version, supply))
-        except BaseException:
-            os.close(descriptor)
-            raise
-        before, self._files[model] = self._files.get(model), descriptor
-        if before is not None:
-            os.close(before)
-        return begun
+            return self._updater.ask(lambda: self._install(model, version, copy, bare=bare))
+        finally:
+            self._handover.drop(copy)
 
     def roll_back(self, model: str) -> Answer:
         """Leave the active version for the one before.
@@ -177,19 +176,26 @@ class LocalUpdates:
         except KeyError:
             raise MessageError("model_unknown", f"no model is called {model}") from None
 
-    def _install(self, model: str, version: str, supply: Supply) -> Answer:
+    def _install(self, model: str, version: str, copy: Path, *, bare: bool) -> Answer:
         case = self._case(model)
         journal, deployment_id = install(case.journal, version, self._moment())
-        self._acts.supplies[model] = (deployment_id, supply)
+        if journal.current is not None and journal.current.deployment_id == deployment_id:
+            self._handover.give(copy, model, deployment_id, bare=bare)
         case.write(journal)
         return _deployment(case.journal, deployment_id)
 
 
-def _opened(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreError("file_unreadable", f"cannot read {path}: {error.strerror}.") from error
+def _bare(path: Path, model: str) -> str:
+    """Return the version of a package that a person names.
+
+    Raises:
+        VerifyError: as `read_package`, and `package_mismatch`: it is one of another model.
+        StoreError: it cannot be read.
+    """
+    manifest = read_package(path).manifest
+    if manifest.name != model:
+        raise VerifyError("package_mismatch", f"it is a package of {manifest.name}")
+    return manifest.version
 
 
 def _exported(path: Path, model: str) -> str:
@@ -200,12 +206,12 @@ def _exported(path: Path, model: str) -> str:
     """
     pattern = re.compile(rf"targets/{re.escape(model)}/(?:[0-9a-f]{{64}}\.)?(.+)\.zip")
     try:
-        with tarfile.open(path, "r:") as archive:
-            for _, member in zip(range(_MOST_MEMBERS), archive, strict=False):
+        with path.open("rb") as file:
+            for member in read_members(file):
                 match = pattern.fullmatch(member.name)
                 if match is not None:
-                    return match[1]
-    except (tarfile.TarError, OSError) as error:
+                    return Version(match[1]).text
+    except (tarfile.TarError, OSError, ValueError) as error:
         raise VerifyError("not_an_export", f"cannot read {path}: {error}.") from error
     raise VerifyError(
         "not_an_export",

@@ -39,11 +39,13 @@ Processor = Literal["cpu", "edgetpu"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_AT_LEAST = re.compile(r">=([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})")
+AT_LEAST = re.compile(r">=([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})")
 _CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _MOST_LABELS = 100_000
 _MOST_SAMPLES = 1000
-_MOST_STEPS = 64  # a tolerance beyond a quarter of the range would tolerate anything
+MOST_STEPS = 64  # a tolerance beyond a quarter of the range would tolerate anything
+MOST_MEMORY_BYTES = 2**40
+MOST_FRAMES, MOST_SECONDS, MOST_RATIO = 10_000_000, 30 * 86400, 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,11 @@ class Tolerance:
             return self.edgetpu
         return self.litert if runtime == "litert" else self.tflite
 
+    @property
+    def most(self) -> int:
+        """The most steps, wherever the model runs."""
+        return max(self.litert, self.tflite, self.edgetpu)
+
 
 @dataclass(frozen=True, slots=True)
 class GoldenSet:
@@ -119,8 +126,8 @@ class GoldenSet:
     Attributes:
         samples: how many.
         made_with: runtime and version that gave the expected outputs.
-        top1: the best label of each sample of a classification, None where the two best are too
-            close to tell; None for other tasks.
+        top1: the best label of each sample of a classification, None where it is not asked (the
+            two best are too close to tell, as in noise); None for other tasks.
         tolerance: how far outputs may be off.
     """
 
@@ -139,7 +146,7 @@ class TrialTerms:
         seconds: least duration.
         p95_ratio: most that the 95th percentile of the invoke may grow.
         max_disagreement: share of pairs that may differ from the previous model, 0..1; None: 0.5
-            where both have the same labels, no limit otherwise.
+            where both have the same labels, in whatever order, no limit otherwise.
     """
 
     frames: int = 0
@@ -316,8 +323,8 @@ def _requires(table: Fields) -> Requires:
     words = "a least version such as >=2.9"
     return Requires(
         cast("Any", table.optional_choice("accelerator", ("any", "cpu", "edgetpu")) or "any"),
-        {name: runtimes.match(name, _AT_LEAST, words) for name in runtimes.names()},
-        table.optional_integer("memory_bytes", 0, 2**40) or 0,
+        {name: runtimes.match(name, AT_LEAST, words) for name in runtimes.names()},
+        table.optional_integer("memory_bytes", 0, MOST_MEMORY_BYTES) or 0,
     )
 
 
@@ -328,16 +335,16 @@ def _golden(table: Fields) -> GoldenSet:
         raise FieldsError(f"golden.top1 has {len(top1)} lines for {samples} samples")
     steps = table.table("tolerance", optional=True)
     usual = asdict(Tolerance())
-    found = {name: steps.optional_integer(name, 0, _MOST_STEPS) for name in usual}
+    found = {name: steps.optional_integer(name, 0, MOST_STEPS) for name in usual}
     tolerance = Tolerance(**{k: usual[k] if v is None else v for k, v in found.items()})
     return GoldenSet(samples, table.text("made_with"), top1, tolerance)
 
 
 def _trial(table: Fields) -> TrialTerms:
-    ratio = table.optional_number("p95_ratio", 1.0, 1000.0)
+    ratio = table.optional_number("p95_ratio", 1.0, MOST_RATIO)
     return TrialTerms(
-        table.optional_integer("frames", 0, 10_000_000) or 0,
-        table.optional_integer("seconds", 0, 30 * 86400) or 0,
+        table.optional_integer("frames", 0, MOST_FRAMES) or 0,
+        table.optional_integer("seconds", 0, MOST_SECONDS) or 0,
         TrialTerms().p95_ratio if ratio is None else ratio,
         table.optional_number("max_disagreement", 0.0, 1.0),
     )

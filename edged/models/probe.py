@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,21 @@ import numpy as np
 from edged.config import ModelConfig
 from edged.errors import DeviceError, EdgedError, ValidationError, VerifyError
 from edged.inference.factory import read_model
+from edged.inference.kinds.decoder import class_labels
 from edged.inference.modelfile import ModelFile, read_model_file
+from edged.inference.modellabels import parse_labels
 from edged.inference.servable import Servable
-from edged.inference.tensors import Array
-from edged.models.golden import Comparison, Constancy, Golden, read_golden
+from edged.models.examination import Examination, control_images
+from edged.models.golden import Golden, read_golden
 from edged.models.loading import (
     check_input,
     check_labels,
-    control_images,
     load_package,
     read_file,
     read_manifest,
 )
 from edged.models.manifest import GOLDEN, LABELS, MODEL, MODEL_EDGETPU, Manifest
 from edged.models.sandbox import Fence, fence_in
-from edged.prediction import Classes, Objects
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _TIMING_S = 10, 200, 2.0
 REFUSED = 3
@@ -106,7 +106,7 @@ def _try(job: Job, report: _Report) -> None:
     if LABELS in manifest.files:
         check_labels(read_file(directory, LABELS), manifest)
     if job.structure_only:
-        _check_structure(directory, manifest)
+        _check_structure(directory, manifest, golden)
         report.say("done")
         return
     _check_largest(read_model_file(read_model(directory / MODEL)), job.memory_bytes)
@@ -115,11 +115,10 @@ def _try(job: Job, report: _Report) -> None:
     before_bytes = _resident("VmRSS")
     report.say("loading", resident_bytes=before_bytes)
     start = time.perf_counter()
-    # All that a model says is compared, whatever its owner wants to be told.
-    config = replace(_config(job.config), top_k=100, min_score=0.0, mask=False)
+    config = _config(job.config)
     servable = load_package(config, directory, manifest, "")
     load_s = time.perf_counter() - start
-    agreement = _compare(servable, golden, manifest, report, named=config.labels is None)
+    agreement = _examine(servable, golden, manifest, report, named=config.labels is None)
     invoke_ms = _time(servable, report)
     facts = {
         "runtime": f"{servable.runtime.name} {servable.runtime.version}",
@@ -139,18 +138,31 @@ def _config(fields: dict[str, Any]) -> ModelConfig:
     return ModelConfig(**(fields | lists))
 
 
-def _check_structure(directory: Path, manifest: Manifest) -> None:
+def _check_structure(directory: Path, manifest: Manifest, golden: Golden) -> None:
     """Check what can be told without a runtime.
 
     Raises:
-        ValidationError: `model_not_compiled`, `input_mismatch`, and what `read_model_file` raises.
+        ValidationError: `model_not_compiled`, `input_mismatch`, `labels_mismatch`, and what
+            `read_model_file` raises.
+        VerifyError: `golden_invalid`.
     """
     file = read_model_file(read_model(directory / MODEL_EDGETPU))
     if not file.needs_edgetpu:
         raise ValidationError("model_not_compiled", f"{MODEL_EDGETPU} is not for an Edge TPU")
-    shapes = [file.shapes[tensor] for tensor in file.inputs]
-    if manifest.input.shape not in shapes:
-        check_input(shapes[0] if shapes else (), None, manifest)
+    inputs, outputs = ([file.shapes[t] for t in side] for side in (file.inputs, file.outputs))
+    if manifest.input.shape not in inputs:
+        check_input(inputs[0] if inputs else (), None, manifest)
+    for shapes, samples, side in (
+        (inputs, golden.inputs, "input"),
+        (outputs, golden.outputs, "output"),
+    ):
+        if shapes != [array.shape[1:] for array in samples]:
+            raise VerifyError(
+                "golden_invalid", f"golden.npz has not the {side}s of {MODEL_EDGETPU}: {shapes}"
+            )
+    if manifest.task == "classification" and LABELS in manifest.files and len(outputs) == 1:
+        labels, count = parse_labels(read_file(directory, LABELS)), math.prod(outputs[0])
+        class_labels(labels, count, f"has {count} outputs")
 
 
 def _check_largest(file: ModelFile, memory_bytes: int) -> None:
@@ -163,98 +175,19 @@ def _check_largest(file: ModelFile, memory_bytes: int) -> None:
         )
 
 
-def _compare(
+def _examine(
     servable: Servable, golden: Golden, manifest: Manifest, report: _Report, *, named: bool
 ) -> str:
     """Hold the model against its golden set; return how well it agrees, in words.
 
-    Args:
-        servable: the model.
-        golden: the samples.
-        manifest: with labels and tolerance.
-        report: told of every sample.
-        named: whether the model's labels are those of the package.
-
     Raises:
-        VerifyError: `golden_invalid`.
-        ValidationError: `golden_mismatch`, `output_constant`, `output_not_finite`.
+        EdgedError: as `Examination`.
     """
-    images = control_images(servable)
-    _check_inputs(golden, servable.raw_inputs(images[0]))
-    steps = manifest.golden.tolerance.of(servable.runtime.name, servable.accelerator)
-    comparison, constancy = Comparison(steps), Constancy()
-    top1 = manifest.golden.top1 if named else None
-    for n in range(golden.samples):
-        report.say("sample", number=n)
-        actual = servable.run([array[n] for array in golden.inputs])
-        expected = [array[n] for array in golden.outputs]
-        if len(actual) != len(expected):
-            raise _unfit(f"has {len(expected)} outputs, and the model {len(actual)}")
-        constancy.add(actual)
-        label = top1[n] if top1 else None
-        boxes = manifest.output.head == "ssd"
-        _compare_one(servable, comparison, expected, actual, label, boxes=boxes)
-    for n, image in enumerate(images):
-        report.say("control", number=n)
-        outputs = servable.run(servable.raw_inputs(image))
-        servable.read(outputs)
-        constancy.add(outputs)
-    agreement = comparison.agreement
-    if not agreement.passed:
-        raise ValidationError(
-            "golden_mismatch",
-            f"with {servable.runtime.name} {servable.runtime.version}: {agreement.describe()}"
-            f" (within {steps} steps; made with {manifest.golden.made_with})",
-        )
-    if constancy.constant:
-        raise ValidationError(
-            "output_constant",
-            f"{golden.samples} golden samples, a blank image and noise all give the same output",
-        )
-    return agreement.describe()
-
-
-def _compare_one(
-    servable: Servable,
-    comparison: Comparison,
-    expected: list[Array],
-    actual: list[Array],
-    label: str | None,
-    *,
-    boxes: bool,
-) -> None:
-    if label is not None:
-        result = servable.read(actual) if _finite(actual) else None
-        found = result.classes[0].label if isinstance(result, Classes) and result.classes else "-"
-        if found != label:
-            comparison.add_failure(f"'{found}' instead of '{label}'")
-            return
-    # A graph that ends in a selection of boxes may list them in another order.
-    if boxes and _finite(actual):
-        wanted, got = servable.read(expected), servable.read(actual)
-        if isinstance(wanted, Objects) and isinstance(got, Objects):
-            comparison.add_objects(wanted, got)
-            return
-    comparison.add(expected, actual)
-
-
-def _finite(arrays: Sequence[Array]) -> bool:
-    return all(array.dtype.kind != "f" or np.isfinite(array).all() for array in arrays)
-
-
-def _check_inputs(golden: Golden, inputs: Sequence[Array]) -> None:
-    if len(golden.inputs) != len(inputs):
-        raise _unfit(f"has {len(golden.inputs)} inputs, and the model {len(inputs)}")
-    for n, (samples, own) in enumerate(zip(golden.inputs, inputs, strict=True)):
-        if samples.shape[1:] != own.shape or samples.dtype != own.dtype:
-            raise _unfit(
-                f"has {samples.dtype} {list(samples.shape[1:])} for input {n}, and the model takes"
-                f" {own.dtype} {list(own.shape)}"
-            )
-
-
-def _unfit(why: str) -> VerifyError:
-    return VerifyError("golden_invalid", f"golden.npz {why}")
+    examination = Examination(servable, golden, manifest, named=named)
+    while (question := examination.next) is not None:
+        report.say(question.kind, number=question.number)
+        examination.ask()
+    return examination.conclude()
 
 
 def _time(servable: Servable, report: _Report) -> list[float]:

@@ -46,7 +46,7 @@ def receive(
         MessageError: `order_ahead`: more than 24 h in the future, so that it would block what
             comes later; `id_reused`: the id stands for another version.
     """
-    held = journal.held(source)
+    held = _believed(journal.held(source), clock)
     latest_ms = -1 if held is None else held.order_ms
     if (desired.order_ms or 0) > clock.now_ms + AHEAD_MS:
         if not clock.synced:
@@ -61,9 +61,12 @@ def receive(
             return journal, Receipt.KNOWN
         undated = desired.order_ms is None and not clock.synced
         return journal, Receipt.CLOCK if undated else Receipt.OLD
-    if known and held is not None and desired.order_ms is None:
-        # Re-delivered without an order: nothing says that it is later than what is held.
-        return journal, Receipt.KNOWN
+    if desired.order_ms is None:
+        heard = journal.heard_undated(desired.deployment_id, desired.version)
+        if heard or (known and held is not None):
+            # Re-delivered without an order: nothing says that it is later than what is held.
+            return journal, Receipt.KNOWN
+        journal = journal.hearing_undated(desired.deployment_id, desired.version)
     new = Held(source, desired.deployment_id, desired.version, order_ms, desired.percent)
     return journal.holding(new), Receipt.RECORDED
 
@@ -120,7 +123,7 @@ def cancel(journal: Journal, command: Cancel, now_ms: int) -> Journal:
     for held in journal.desired:
         if held.deployment_id == wanted and held.version is not None:
             ended = _ended(wanted, Origin.DESIRED, held.version, Reason.CANCELED, now_ms)
-            return journal.recorded(ended)
+            return _said(journal, ended)
     raise MessageError("deployment_unknown", f"no deployment is called {wanted}")
 
 
@@ -150,7 +153,7 @@ def roll_back(journal: Journal, command: RollBack, moment: Moment) -> Journal:
             return begun
         refused = Reason.NOTHING_TO_RETURN_TO
     ended = _ended(command.id, Origin.COMMAND, command.from_version, refused, moment.now_ms)
-    return journal.recorded(ended)
+    return _said(journal, ended)
 
 
 def install(journal: Journal, version: str, moment: Moment) -> tuple[Journal, str]:
@@ -159,7 +162,7 @@ def install(journal: Journal, version: str, moment: Moment) -> tuple[Journal, st
     if _busy(journal):
         refused = Reason.TRIAL_RUNNING
         ended = _ended(deployment_id, Origin.LOCAL, version, refused, moment.now_ms)
-        return journal.recorded(ended), deployment_id
+        return _said(journal, ended), deployment_id
     journal = superseded(journal, moment.now_ms)
     return begin(journal, deployment_id, Origin.LOCAL, version, moment), deployment_id
 
@@ -169,7 +172,7 @@ def use_factory(journal: Journal, sha256: str, moment: Moment) -> Journal:
 
     The first one is active at once, and so is the known one when nothing else is; one that is
     active anyway needs no proof. Another than before begins a deployment, when none is under way,
-    unless it was tried and failed.
+    unless it was tried and refused; where this device was at fault, a later start tries it again.
     """
     release = Release(Version.factory(sha256).text, sha256, moment.now_ms)
     if journal.is_bad(sha256) or journal.current is not None:
@@ -183,7 +186,8 @@ def use_factory(journal: Journal, sha256: str, moment: Moment) -> Journal:
         return replace(journal, factory=release, active=active or release)
     mine = (Origin.FACTORY, sha256)
     tries = [past for past in journal.history if (past.origin, past.sha256) == mine]
-    if tries and tries[-1].status is not Status.SUCCEEDED and tries[-1].reason != Reason.SUPERSEDED:
+    again = {Status.SUCCEEDED, Status.FAILED}
+    if tries and tries[-1].status not in again and tries[-1].reason != Reason.SUPERSEDED:
         return journal
     deployment_id = f"factory-{sha256[:8]}"
     if journal.result(deployment_id) is not None:
@@ -195,6 +199,13 @@ def forget_order(journal: Journal, source: Source) -> Journal:
     """Return the journal in which a source's next Desired is later than its last."""
     held = journal.held(source)
     return journal if held is None else journal.holding(replace(held, order_ms=0))
+
+
+def _believed(held: Held | None, clock: Clock) -> Held | None:
+    """Return what a source wants without an order from the future: the clock was wrong then."""
+    if held is None or not clock.synced or held.order_ms <= clock.now_ms + AHEAD_MS:
+        return held
+    return replace(held, order_ms=0)
 
 
 def _repeated(journal: Journal, held: Held, desired: Desired) -> tuple[Journal, Receipt]:
@@ -233,6 +244,11 @@ def _reused(an_id: str) -> MessageError:
 
 def _busy(journal: Journal) -> bool:
     return journal.current is not None and journal.current.state not in BEFORE_TRIAL
+
+
+def _said(journal: Journal, ended: Result) -> Journal:
+    """Return the journal with the result of what never began, which is said like any other."""
+    return replace(journal, seq=journal.seq + 1).recorded(ended)
 
 
 def _ended(an_id: str, origin: Origin, version: str, reason: Reason, now_ms: int) -> Result:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tuf.api.exceptions import DownloadError, RepositoryError
-from tuf.api.metadata import Snapshot, TargetFile, Timestamp
+from tuf.api.metadata import Root, Snapshot, TargetFile, Timestamp
 
 from edged import RELEASED_S
 from edged.errors import FetchError, VerifyError
@@ -42,11 +42,12 @@ class Clock:
 
     Attributes:
         now_s: Unix time.
-        synchronised: set from a trusted source since boot.
+        synchronised: set from a trusted source since boot; None where nobody knows: then the
+            time is believed, and not remembered.
     """
 
     now_s: float
-    synchronised: bool
+    synchronised: bool | None
 
 
 def trusting_clock() -> Clock:
@@ -143,7 +144,7 @@ class Repository:
             self._kept = self._store.load()
         clock = self._clock()
         floor_s = max(self._floor_s, self._kept.trust.time_floor_s)
-        waits = not clock.synchronised and not local
+        waits = clock.synchronised is False and not local
         if waits and clock.now_s < floor_s:
             raise _unsynced(f"it cannot be {_date(clock.now_s)}")
         reference_s = max(clock.now_s, floor_s)
@@ -186,7 +187,8 @@ class Repository:
 
         Args:
             name: of the model.
-            order: makes something that can be compared of a version.
+            order: makes something that can be compared of a version; a version of which it
+                cannot, ValueError, is passed over.
 
         Raises:
             VerifyError, FetchError, StoreError, ConfigError: as `refresh`, where nothing has yet.
@@ -196,10 +198,10 @@ class Repository:
         for info in client.targets().values():
             try:
                 target = self._target(info, client)
-            except VerifyError:
-                continue  # another package's mistake; whoever asks for that one is told
-            if target.release and target.release.name == name:
-                found.append((order(target.release.version), target))
+                if target.release and target.release.name == name:
+                    found.append((order(target.release.version), target))
+            except (VerifyError, ValueError):
+                continue  # one package's mistake; whoever asks for that one is told
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def download(
@@ -270,7 +272,9 @@ class Repository:
             try:
                 client.refresh()
             except (RepositoryError, DownloadError) as error:
-                raise client.explain(error) from error
+                failure = client.explain(error)
+                self._remember(client)
+                raise failure from error
             return client
 
     def _begin(self, reference_s: float, patience: Patience) -> Client:
@@ -294,12 +298,19 @@ class Repository:
         """
         trust = self._kept.trust
         anchor = hashlib.sha256(self._root).hexdigest()
-        seen = {} if self._has_new_keys(client) else dict(trust.versions)
+        loaded, keys, seen = client.loaded(), client.keys(), dict(trust.versions)
+        if self._has_new_keys(client):
+            if client.has_new_timestamp():
+                seen = {}
+            else:
+                # The timestamp at hand may be what a thief has counted up: the next refresh must
+                # find its way as this one would have, so it must see that the keys are new.
+                loaded, keys = {Root.type: client.root()}, dict(trust.keys)
         if anchor == trust.anchor:
             seen["root"] = trust.versions.get("root", 0)
         else:
             seen.pop("root", None)  # the owner has put another root there
-        for role, signed in client.loaded().items():
+        for role, signed in loaded.items():
             if signed.version < seen.get(role, 0):
                 raise VerifyError(
                     "metadata_rollback",
@@ -308,7 +319,7 @@ class Repository:
             seen[role] = signed.version
         floor_s = max(trust.time_floor_s, int(now_s))
         forgotten = trust.forgotten and not told
-        remembered = Trust(floor_s, seen, client.keys(), anchor, forgotten)
+        remembered = Trust(floor_s, seen, keys, anchor, forgotten)
         with storing(_WHAT):
             metadata = {
                 str(path.relative_to(self._work)): path.read_bytes()

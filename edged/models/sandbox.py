@@ -31,23 +31,32 @@ class _Calls:
     Attributes:
         arch: AUDIT_ARCH_... of linux/audit.h.
         denied: socket, socketpair, execve, execveat, fork, vfork, kill, ptrace,
-            process_vm_writev; those that the architecture has.
+            process_vm_readv, process_vm_writev, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo; those
+            that the architecture has.
         clone: allowed for threads only.
+        tgkill: allowed for this process only: abort is one.
     """
 
     arch: int
     denied: tuple[int, ...]
     clone: int
+    tgkill: int
 
 
 _ARCHITECTURES = {
-    "x86_64": _Calls(0xC000003E, (41, 53, 59, 322, 57, 58, 62, 101, 311), 56),
-    "aarch64": _Calls(0xC00000B7, (198, 199, 221, 281, 129, 117, 271), 220),
-    "armv7l": _Calls(0x40000028, (281, 288, 11, 387, 2, 190, 37, 26, 377), 120),
+    "x86_64": _Calls(
+        0xC000003E, (41, 53, 59, 322, 57, 58, 62, 101, 310, 311, 200, 129, 297), 56, 234
+    ),
+    "aarch64": _Calls(
+        0xC00000B7, (198, 199, 221, 281, 129, 117, 270, 271, 130, 138, 240), 220, 131
+    ),
+    "armv7l": _Calls(
+        0x40000028, (281, 288, 11, 387, 2, 190, 37, 26, 376, 377, 238, 178, 363), 120, 268
+    ),
 }
 # The same number everywhere: io_uring_setup makes sockets too; clone3 hides its flags from a
 # filter, and glibc takes clone where it is not implemented.
-_IO_URING_SETUP, _CLONE3 = 425, 435
+_PIDFD_SEND_SIGNAL, _IO_URING_SETUP, _CLONE3 = 424, 425, 435
 # Bit 30 of the number asks for the x32 interface of x86-64, which has numbers of its own.
 _X32 = 0x40000000
 
@@ -124,7 +133,7 @@ def _filter_calls(libc: ctypes.CDLL) -> bool:
     # A 32-bit Python on a 64-bit kernel calls it by the numbers of the former.
     if calls is None or (calls.arch & 0x80000000 != 0) != (struct.calcsize("P") == 8):
         return False
-    code = _program(calls)
+    code = _program(calls, os.getpid())
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
     try:
@@ -135,7 +144,7 @@ def _filter_calls(libc: ctypes.CDLL) -> bool:
     return True
 
 
-def _program(calls: _Calls) -> bytes:
+def _program(calls: _Calls, own: int) -> bytes:
     """Return the filter: instructions of classic BPF, 8 bytes each, as linux/filter.h has them."""
     load, equal, at_least, all_bits, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     code = [
@@ -146,10 +155,15 @@ def _program(calls: _Calls) -> bytes:
         (at_least, 0, 1, _X32),
         (ret, 0, 0, _ERRNO | _EPERM),
     ]
-    for number in (*calls.denied, _IO_URING_SETUP):
+    for number in (*calls.denied, _PIDFD_SEND_SIGNAL, _IO_URING_SETUP):
         code += [(equal, 0, 1, number), (ret, 0, 0, _ERRNO | _EPERM)]
     code += [(equal, 0, 1, _CLONE3), (ret, 0, 0, _ERRNO | _ENOSYS)]
     code += [
+        (equal, 0, 4, calls.tgkill),
+        (load, 0, 0, _ARGUMENT),
+        (equal, 1, 0, own),
+        (ret, 0, 0, _ERRNO | _EPERM),
+        (ret, 0, 0, _ALLOW),
         (equal, 0, 3, calls.clone),
         (load, 0, 0, _ARGUMENT),
         (all_bits, 1, 0, _CLONE_THREAD),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
+from urllib.parse import unquote
 
 from edged.errors import FetchError
 from edged.models.source import Body, Patience
@@ -16,7 +18,49 @@ METADATA_URL = "stick:/metadata"
 TARGETS_URL = "stick:/targets"
 _SCHEME = "stick:/"
 _MAX_MEMBERS = 1000
+_MAX_NAME_BYTES = 1024
+_BLOCK_BYTES = 512
 _PIECE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A plain file in a tar: its name, and where its bytes are."""
+
+    name: str
+    offset_bytes: int
+    size_bytes: int
+
+
+def read_members(file: BinaryIO) -> Iterator[Member]:
+    """Yield the plain files of a tar that anybody may have written; nothing of them is read.
+
+    Not with Python's own reader, which follows headers about other headers: those can take all
+    memory, nest without end, or say what is no number. Of them only GNU tar's long names are
+    understood; whatever else is no plain file is passed over.
+
+    Raises:
+        tarfile.TarError: it is none.
+        OSError: it cannot be read.
+    """
+    at, long_name = 0, ""
+    for _ in range(_MAX_MEMBERS):
+        file.seek(at)
+        block = file.read(_BLOCK_BYTES)
+        if not block.strip(b"\0"):
+            return
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        at += _BLOCK_BYTES
+        if info.size < 0:
+            raise tarfile.ReadError("a member has a size below 0")
+        if info.type == tarfile.GNUTYPE_LONGNAME:
+            raw = file.read(min(info.size, _MAX_NAME_BYTES))
+            long_name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        else:
+            if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                yield Member(long_name or info.name, at, info.size)
+            long_name = ""
+        at += -(-info.size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 class StickSource:
@@ -46,34 +90,28 @@ class StickSource:
         patience.check()
         with ExitStack() as stack:
             with self._reading():
-                archive = stack.enter_context(tarfile.open(self._path, "r:"))
-                member = self._find(archive, url.removeprefix(_SCHEME))
-                file = archive.extractfile(member)
-                if file is None:
-                    raise self._missing(member.name)
-                file.seek(start_bytes)
-            pieces = self._pieces(file, patience)
-            yield Body(min(start_bytes, member.size), member.size, "", pieces)
+                file = stack.enter_context(self._path.open("rb"))
+                member = self._find(file, unquote(url.removeprefix(_SCHEME)))
+                start = min(start_bytes, member.size_bytes)
+                file.seek(member.offset_bytes + start)
+            pieces = self._pieces(file, member.size_bytes - start, patience)
+            yield Body(start, member.size_bytes, "", pieces)
 
-    def _find(self, archive: tarfile.TarFile, name: str) -> tarfile.TarInfo:
-        for number, member in enumerate(archive):
-            if number == _MAX_MEMBERS:
-                break
-            if member.name == name and member.isreg():
+    def _find(self, file: BinaryIO, name: str) -> Member:
+        for member in read_members(file):
+            if member.name == name:
                 return member
-        raise self._missing(name)
+        raise FetchError("not_found", f"{self._path} has no file {name}.")
 
-    def _pieces(self, file: IO[bytes], patience: Patience) -> Iterator[bytes]:
-        while True:
+    def _pieces(self, file: BinaryIO, left_bytes: int, patience: Patience) -> Iterator[bytes]:
+        while left_bytes > 0:
             patience.check()
             with self._reading():
-                piece = file.read(_PIECE_BYTES)
-            if not piece:
-                return
+                piece = file.read(min(_PIECE_BYTES, left_bytes))
+                if not piece:
+                    raise tarfile.ReadError("it is cut short")
+            left_bytes -= len(piece)
             yield piece
-
-    def _missing(self, name: str) -> FetchError:
-        return FetchError("not_found", f"{self._path} has no file {name}.")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

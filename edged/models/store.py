@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edged.errors import StoreError
 from edged.models.files import Files, storing, twice
+from edged.models.handover import HANDED
 from edged.models.journalfile import JournalFile
 from edged.models.seal import SEAL, Seal, bare_digest, encode_seal, parse_seal
 from edged.models.version import Version
@@ -180,10 +181,11 @@ class Store:
                     files.remove_tree(home / name)
 
     def clear_staging(self, wanted: Collection[str]) -> None:
-        """Remove downloads, whole or half, that no deployment wants any more.
+        """Remove downloads and what was handed over, whole or half, that nobody wants any more.
 
         Args:
-            wanted: digests of the packages under way, of all models.
+            wanted: of all deployments under way, the digests of packages and the names of files
+                that were handed over.
 
         Raises:
             StoreError: the disk's own.
@@ -193,7 +195,9 @@ class Store:
                 return
             for name in self._files.names(self.staging):
                 match = _DOWNLOAD.fullmatch(name)
-                if match is not None and match[1] not in wanted:
+                if match is None and HANDED.fullmatch(name) is None:
+                    continue
+                if (name if match is None else match[1]) not in wanted:
                     self._files.remove_tree(self.staging / name)
 
     def free_bytes(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from edged.errors import VerifyError
 
@@ -105,7 +106,9 @@ def read_target(
             "target_too_large", f"{path[:200]} has {length_bytes} bytes, more than 512 MiB."
         )
     folder, slash, name = path.rpartition("/")
-    url = f"{targets_url}/{folder}{slash}{f'{sha256}.' if hash_prefix else ''}{name}"
+    served = f"{folder}{slash}{f'{sha256}.' if hash_prefix else ''}{name}"
+    # Quoted: a bucket takes the + of a version such as 1.4.0+arm for a space.
+    url = f"{targets_url}/{quote(served)}"
     return Target(path, Wanted(url, length_bytes, dict(hashes)), _release(path, custom))
 
 

@@ -28,6 +28,8 @@ SCENES_NEEDED = 20
 SCENES_KEPT = 64
 # The first invokes after a swap are slower: caches, and the weights on their way to an Edge TPU.
 WARM_UP_FRAMES = 20
+# A 95th percentile of fewer invokes says little.
+INVOKES_NEEDED = 50
 # Errors in this share of the frames, and at least so many, are no hiccup.
 ERROR_SHARE = 0.02
 ERRORS_NEEDED = 3
@@ -226,7 +228,12 @@ class TrialWatch:
 
     def _slow(self) -> Verdict | None:
         now_ms, before_ms = self._p95_ms(), self.p95_before_ms
-        if now_ms is None or not before_ms or now_ms <= before_ms + SLOWER_MS:
+        if (
+            len(self._invoke_ms) < INVOKES_NEEDED
+            or now_ms is None
+            or not before_ms
+            or now_ms <= before_ms + SLOWER_MS
+        ):
             return None
         if now_ms <= before_ms * self.limits.p95_ratio:
             return None

@@ -122,6 +122,11 @@ class Client(Updater):
             for role in (Timestamp.type, Snapshot.type)
         }
 
+    def has_new_timestamp(self) -> bool:
+        """Say whether the refresh came past the timestamp that the repository has now."""
+        beyond = self.fetcher.role not in (Root.type, Timestamp.type)
+        return beyond or Targets.type in self._trusted_set
+
     def targets(self) -> dict[str, TargetFile]:
         """Return all targets of the top role, by path."""
         return self._trusted_set.targets.targets

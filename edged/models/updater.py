@@ -12,27 +12,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from edged.errors import EdgedError, MessageError, StoreError
+from edged.errors import EdgedError, StoreError, Trouble
 from edged.models.casework import Case
-from edged.models.desired import Cancel, parse_command, parse_desired
-from edged.models.inbox import Arrival, Inbox
+from edged.models.inbox import Inbox
 from edged.models.journal import Journal
-from edged.models.pursuit import Clock, Receipt, cancel, receive, roll_back
+from edged.models.listener import Listener
+from edged.models.pursuit import Clock
 from edged.models.records import Moment, Result
 from edged.models.recovery import healthy
 from edged.models.task import Spawn
 
 log = logging.getLogger(__name__)
 
-# What arrives together after a connection is made is looked at together.
-SETTLE_S = 2.0
 _TICK_S = 0.2
 _IDLE_TICK_S = 1.0
-_MESSAGE_S = 1.0  # between two writes for messages, two of progress, two on `error`
+_PROGRESS_S = 1.0
 _REPORT_AGAIN_S = 5.0
 _ANSWER_S = 30.0
 _MOST_CALLS = 16
@@ -45,8 +43,8 @@ T = TypeVar("T")
 class Voice(Protocol):
     """Tells the world; never waits for the network."""
 
-    def error(self, topic: str, reason: str, detail: str) -> None:
-        """Answer a message that cannot be taken."""
+    def error(self, topic: str, reason: str, detail: str) -> bool:
+        """Answer a message that cannot be taken; return whether anybody can hear it."""
         ...
 
     def journal(self, journal: Journal, latest: str | None) -> None:
@@ -58,7 +56,11 @@ class Voice(Protocol):
         ...
 
     def result(self, model: str, result: Result) -> bool:
-        """Say how a deployment ended; return whether that cannot get lost any more."""
+        """Say how a deployment ended; return whether that cannot get lost any more.
+
+        Raises:
+            StoreError: it cannot be said, however often it is tried.
+        """
         ...
 
 
@@ -67,19 +69,23 @@ class Duties:
     """What the updater does besides deployments.
 
     Attributes:
-        latest: returns the newest published version by model, raises EdgedError; None: updates
-            are off.
+        latest: returns the newest published version by model, raises EdgedError, and asks often
+            whether to give up; None: updates are off.
         poll_s: how often.
         tidy: removes what no journal names any more, for one model; raises StoreError.
     """
 
-    latest: Callable[[], Mapping[str, str]] | None
+    latest: Callable[[Callable[[], bool]], Mapping[str, str]] | None
     poll_s: float
     tidy: Callable[[str], None]
 
 
 class Updater:
     """Drives the deployments of all models.
+
+    Attributes:
+        cases: by model name.
+        poll_trouble: why the newest versions could not be asked for the last time, or None.
 
     Args:
         cases: by model name.
@@ -105,23 +111,24 @@ class Updater:
         spawn: Spawn,
     ) -> None:
         self.cases = cases
-        self._inbox = inbox
+        self.poll_trouble: Trouble | None = None
         self._voice = voice
         self._duties = duties
-        self._clock = clock
-        self._moment = moment
         self._monotonic = monotonic
         self._spawn = spawn
         self._calls: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._bell = threading.Event()
         self._stopping = threading.Event()
         now_s = monotonic()
-        self._read_s: float | None = None  # when what is wanted is looked at
-        self._read_last_s = float("-inf")
-        self._error_s = self._progress_s = float("-inf")
+        self._listener = Listener(
+            cases, inbox, voice.error, clock=clock, moment=moment, monotonic=monotonic
+        )
+        self._progress_s = float("-inf")
         self._report_s = now_s
         self._poll_s = now_s + min(duties.poll_s, _FIRST_POLL_S) * random.random()  # noqa: S311
         self._polling = False
+        # They stay unreported: the next start, or a reload that makes room, says them.
+        self._unsayable: set[tuple[str, str]] = set()
         self._latest: Mapping[str, str] = {}
         self._told: dict[str, tuple[Journal, str | None]] = {}
         self._untidy = set(cases)
@@ -146,11 +153,15 @@ class Updater:
         until_s = time.monotonic() + timeout_s
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
-        while not (idle := all(case.idle for case in self.cases.values())):
+        while not (idle := self._idle):
             if time.monotonic() >= until_s:
                 break
             time.sleep(0.02)
         return idle and not self._thread.is_alive()
+
+    @property
+    def _idle(self) -> bool:
+        return not self._polling and all(case.idle for case in self.cases.values())
 
     def ask(self, call: Callable[[], T]) -> T:
         """Have something done by the thread that writes journals, and return what it returns.
@@ -165,7 +176,7 @@ class Updater:
         self._bell.set()
         try:
             return future.result(_ANSWER_S)  # type: ignore[return-value]  # of `call`
-        except TimeoutError:
+        except (TimeoutError, CancelledError):
             future.cancel()
             raise StoreError("updater_busy", "the updater is busy. Try it again.") from None
 
@@ -173,17 +184,18 @@ class Updater:
         while not self._stopping.is_set():
             self.turn()
             busy = any(case.journal.current is not None for case in self.cases.values())
-            self._bell.wait(_TICK_S if busy or self._inbox.waits else _IDLE_TICK_S)
+            self._bell.wait(_TICK_S if busy or self._listener.waits else _IDLE_TICK_S)
             self._bell.clear()
         for case in self.cases.values():
             case.stop()
+        self._listener.end()
+        for _, future in self._calls:
+            future.cancel()
 
     def turn(self) -> None:
         """Do all that can be done now."""
         self._answer()
-        for arrival in self._inbox.commands():
-            self._take(arrival, self._command)
-        self._read()
+        self._listener.turn()
         for name, case in self.cases.items():
             others = (other for model, other in self.cases.items() if model != name)
             case.step(stage_free=not any(other.tries for other in others))
@@ -201,69 +213,38 @@ class Updater:
             except EdgedError as error:
                 future.set_exception(error)
 
-    def _read(self) -> None:
-        """Look at what is wanted, once it has settled, and at most once a second."""
-        now_s = self._monotonic()
-        if not self._inbox.waits:
-            return
-        if self._read_s is None:
-            self._read_s = max(now_s + SETTLE_S, self._read_last_s + _MESSAGE_S)
-        if now_s >= self._read_s:
-            self._read_s, self._read_last_s = None, now_s
-            for arrival in self._inbox.desired():
-                self._take(arrival, self._desired)
-
-    def _take(self, arrival: Arrival, what: Callable[[Case, Arrival], None]) -> None:
-        case = self.cases.get(arrival.address.model)
-        if case is None:
-            return
-        try:
-            if arrival.refused is not None:
-                raise arrival.refused
-            what(case, arrival)
-        except MessageError as error:
-            now_s = self._monotonic()
-            if now_s >= self._error_s + _MESSAGE_S:
-                self._error_s = now_s
-                self._voice.error(arrival.topic, error.reason, error.explain())
-            log.warning("%s: %s (%s)", arrival.topic, error.explain(), error.reason)
-        except StoreError as error:
-            log.error("%s: %s", arrival.topic, error.explain())
-            self._inbox.put_back(arrival)
-
-    def _desired(self, case: Case, arrival: Arrival) -> None:
-        desired = parse_desired(arrival.payload)
-        journal, receipt = receive(case.journal, arrival.address.source, desired, self._clock())
-        if receipt is Receipt.CLOCK:
-            self._inbox.put_back(arrival)
-            return
-        case.write(journal)
-
-    def _command(self, case: Case, arrival: Arrival) -> None:
-        command = parse_command(arrival.payload)
-        if isinstance(command, Cancel):
-            case.write(cancel(case.journal, command, self._moment().now_ms))
-        else:
-            case.write(roll_back(case.journal, command, self._moment()))
-
     def _report(self) -> None:
         """Put results into the outbox, which keeps them until the broker has them."""
         if self._monotonic() < self._report_s:
             return
-        for case in self.cases.values():
+        for name, case in self.cases.items():
             for result in case.journal.unreported():
-                try:
-                    if self._voice.result(case.journal.model, result):
-                        case.write(case.journal.reported(result.deployment_id))
-                        continue
-                except StoreError as error:
-                    log.error("model %s: %s", case.journal.model, error.explain())
-                self._report_s = self._monotonic() + _REPORT_AGAIN_S
-                return
+                if (name, result.deployment_id) not in self._unsayable and not self._said(
+                    case, result
+                ):
+                    self._report_s = self._monotonic() + _REPORT_AGAIN_S
+                    return
+
+    def _said(self, case: Case, result: Result) -> bool:
+        """Say how a deployment ended; return whether the next one's turn has come."""
+        name = case.journal.model
+        try:
+            safe = self._voice.result(name, result)
+        except StoreError as error:
+            log.error("model %s, result of %s: %s", name, result.deployment_id, error.explain())
+            self._unsayable.add((name, result.deployment_id))
+            return True
+        try:
+            if safe:
+                case.write(case.journal.reported(result.deployment_id))
+        except StoreError as error:
+            case.complain(error)
+            return False
+        return safe
 
     def _tell(self) -> None:
         now_s = self._monotonic()
-        progress_due = now_s >= self._progress_s + _MESSAGE_S
+        progress_due = now_s >= self._progress_s + _PROGRESS_S
         for name, case in self.cases.items():
             said = (case.journal, self._latest.get(name))
             if self._told.get(name) != said:
@@ -284,7 +265,7 @@ class Updater:
                     self._untidy.discard(name)
                     self._duties.tidy(name)
             except StoreError as error:
-                log.error("model %s: %s", name, error.explain())
+                case.complain(error)
         if self._duties.latest is not None and self._monotonic() >= self._poll_s:
             self._poll_s = self._monotonic() + self._duties.poll_s
             if not self._polling:
@@ -294,9 +275,12 @@ class Updater:
     def _poll(self) -> None:
         try:
             if self._duties.latest is not None:
-                self._latest = self._duties.latest()
+                self._latest = self._duties.latest(self._stopping.is_set)
+                self.poll_trouble = None
         except EdgedError as error:
-            log.warning("cannot tell what the latest versions are: %s", error.explain())
+            if not self._stopping.is_set():
+                self.poll_trouble = Trouble.of(error)
+                log.warning("cannot tell what the latest versions are: %s", error.explain())
         finally:
             self._polling = False
         self.ring()

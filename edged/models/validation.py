@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ _START_S = 60.0
 # A niced child on a busy board is slower than the service: only far beyond its limit is a hang.
 _HANG_FACTOR = 4.0
 _RUNNING = ("sample", "control", "timing")
+_REASON = re.compile(r"[a-z0-9_]{1,64}")
+_NONSENSE = "its report makes no sense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,8 @@ class _Judge:
 
     def _refused(self, said: Mapping[str, object]) -> Validation:
         reason, detail = str(said.get("reason")), str(said.get("detail"))
+        if _REASON.fullmatch(reason) is None:
+            return self._no("validation_crashed", _NONSENSE, marks=True)
         if said.get("device") is True:
             raise DeviceError(reason, detail)
         return self._no(reason, detail, marks=reason in _MARKING)
@@ -217,7 +222,7 @@ class _Judge:
     def _done(self, said: Mapping[str, object]) -> Validation:
         measured = None if self._structure_only else _measured(said)
         if measured is None and not self._structure_only:
-            return self._no("validation_crashed", "its report makes no sense", marks=True)
+            return self._no("validation_crashed", _NONSENSE, marks=True)
         if measured is not None and measured.p95_ms > 1000 * self._limits.invoke_s:
             words = f"an invoke takes {measured.p95_ms:.0f} ms, longer than the service waits"
             return self._no("validation_slow", words, measured=measured)

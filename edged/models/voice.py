@@ -30,9 +30,12 @@ class MqttVoice:
         self._session = session
         self._topics = topics
 
-    def error(self, topic: str, reason: str, detail: str) -> None:
-        """Answer a message that cannot be taken."""
+    def error(self, topic: str, reason: str, detail: str) -> bool:
+        """Answer a message that cannot be taken; return whether anybody can hear it."""
+        if not self._session.online:
+            return False
         self._session.publish(self._topics.error, encode_error(topic, reason, detail), qos=0)
+        return True
 
     def journal(self, journal: Journal, latest: str | None) -> None:
         """Tell how deployments and versions of a model stand."""
@@ -46,7 +49,11 @@ class MqttVoice:
         self._session.publish(self._topics.update(model, "progress"), payload, qos=0)
 
     def result(self, model: str, result: Result) -> bool:
-        """Say how a deployment ended; return whether that cannot get lost any more."""
+        """Say how a deployment ended; return whether that cannot get lost any more.
+
+        Raises:
+            StoreError: `outbox_too_small`: it cannot be said.
+        """
         return self._session.publish_durable(
             self._topics.update(model, "result"),
             encode_result(model, result),

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from edged.config import MqttConfig
-from edged.errors import DeviceError
+from edged.errors import DeviceError, StoreError
 from edged.mqtt import reasons
 from edged.mqtt.connection import Connection
+from edged.mqtt.inbound import Inbound
 from edged.mqtt.messages import OFFLINE, Topics
 from edged.mqtt.outbox import Entry, Kind, Outbox
 from edged.mqtt.spool import Spool
@@ -25,7 +26,7 @@ from edged.mqtt.traffic import Traffic
 
 __all__ = ["Handler", "Session", "SessionStatus", "Timing"]
 
-Handler = Callable[[str, bytes, bool], None]
+Handler = Callable[[Inbound], None]
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Session:
         if spool is not None:
             spool.follow(self._traffic)
         self._handlers: dict[str, Handler] = {}
+        self._stray: Handler = Inbound.acknowledge
         self._handler_errors = 0
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._starting = threading.Lock()
@@ -84,9 +86,11 @@ class Session:
         self._condition = Condition("stopped", "", "", monotonic())
 
     def subscribe(self, topic: str, handler: Handler) -> None:
-        """Have `handler(topic, payload, retained)` called for each message; before `start`.
+        """Have `handler` called with each message; before `start`.
 
         It runs on the network thread, so it must not block. What it raises is logged and counted.
+        It must see to it that every message is acknowledged in the end: the broker sends no more
+        than a few beyond that.
 
         Raises:
             ValueError: a wildcard in `topic`.
@@ -96,6 +100,13 @@ class Session:
         if self._thread.ident is not None:
             raise RuntimeError("subscribe before start")
         self._handlers[topic] = handler
+
+    def on_stray(self, handler: Handler) -> None:
+        """Have `handler` called with what an earlier configuration subscribed to; before `start`.
+
+        The subscription ends with the first message.
+        """
+        self._stray = handler
 
     def start(self) -> None:
         """Start connecting; returns at once. A second call, or one after `stop`, does nothing."""
@@ -160,6 +171,11 @@ class Session:
             spool_trouble=None if self._spool is None else self._spool.trouble,
         )
 
+    @property
+    def online(self) -> bool:
+        """Whether the device has said so; before, what is published at QoS 0 is dropped."""
+        return self._traffic.online
+
     def publish(
         self, topic: str, payload: bytes, *, qos: int, retain: bool = False, kind: Kind = "other"
     ) -> None:
@@ -192,11 +208,19 @@ class Session:
             Whether it is on disk, or acknowledged. If not it is in memory only: say it again.
 
         Raises:
+            StoreError: `outbox_too_small`: it was dropped, and would be if it were said again.
             ValueError: a wildcard in `topic`.
         """
         _check_topic(topic)
-        if self._traffic.publish(Entry(topic, payload, 1, False, self._monotonic(), "result", key)):
+        entry = Entry(topic, payload, 1, False, self._monotonic(), "result", key)
+        if self._traffic.publish(entry):
             self._wake.set()
+        if entry.too_large:
+            raise StoreError(
+                "outbox_too_small",
+                f"{topic}: {entry.size_bytes} bytes are more than outbox or broker take.",
+                advice="Raise outbox_bytes under [mqtt], or the broker's largest packet.",
+            )
         return self._spool is not None and self._spool.settle(limit_s)
 
     def set_retained(self, topic: str, payload: bytes) -> None:
@@ -334,16 +358,18 @@ class Session:
         self._traffic.collect(line)
         return True
 
-    def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
-        # The broker may still hold a subscription of an earlier configuration.
-        handler = self._handlers.get(topic)
-        if handler is None:
-            return
+    def _receive(self, line: Connection, message: Inbound) -> None:
+        handler = self._handlers.get(message.topic)
         try:
-            handler(topic, payload, retained)
+            if handler is None:
+                line.unsubscribe(message.topic)
+                self._stray(message)
+            else:
+                handler(message)
         except Exception:  # noqa: BLE001 - whatever a handler raises ends here
             self._handler_errors += 1
-            _LOG.exception("the handler of %s failed", topic)
+            _LOG.exception("the handler of %s failed", message.topic)
+            message.acknowledge()  # it would fail again
 
     def _fall_back(self, error: DeviceError) -> bool:
         """Choose the version for the next attempt; return whether that is the older one."""

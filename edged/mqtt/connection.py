@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -30,10 +31,16 @@ from edged.config import MqttConfig
 from edged.errors import DeviceError
 from edged.mqtt import reasons
 from edged.mqtt.credentials import TlsSocket, read_password, tls_context
+from edged.mqtt.inbound import Inbound
 from edged.mqtt.status import Version
 
 SESSION_EXPIRY_S = 24 * 3600
 WINDOW = 200
+# What comes in: most messages that are not acknowledged, and the largest packet. MQTT 5 brokers
+# keep back what is more, and drop what is larger. The largest that means anything has 64 KiB;
+# what is a little larger is worth an answer.
+INBOUND_WINDOW = 32
+_INBOUND_PACKET_BYTES = 256 * 1024
 # An MQTT header of PUBLISH: type, length, topic length, packet id, no properties.
 _HEADER_BYTES = 16
 _FAILURE = 0x80
@@ -49,7 +56,8 @@ class Connection:
         version: of the protocol.
         will: topic and payload that the broker publishes, retained, when it loses us; None for
             a mere try, of which the broker keeps nothing.
-        on_message: called on paho's thread with topic, payload and retained; must not raise.
+        on_message: called on paho's thread with this connection and a message; must not raise.
+            Whoever deals with a message acknowledges it, which never reaches another connection.
         wake: called on paho's thread after something happened; for acknowledgements see below.
         connect_limit_s: for each of TCP and TLS.
 
@@ -69,7 +77,7 @@ class Connection:
         client_id: str,
         version: Version,
         will: tuple[str, bytes] | None,
-        on_message: Callable[[str, bytes, bool], None],
+        on_message: Callable[[Connection, Inbound], None],
         wake: Callable[[], None],
         connect_limit_s: float,
     ) -> None:
@@ -87,12 +95,14 @@ class Connection:
         self.acks: deque[tuple[int, int]] = deque()
         self.calls_on_ack = True
         self.subacks: dict[int, list[int]] = {}
+        self._unacknowledged: dict[int, Callable[[], None]] = {}
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=None if version == "5" else will is None,
             protocol=MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
+            manual_ack=True,
         )
         # The session never has more than the window on its way: paho queues nothing itself.
         client.max_inflight_messages_set(WINDOW + 1)
@@ -131,6 +141,8 @@ class Connection:
         if self._version == "5":
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0 if self._passing else SESSION_EXPIRY_S
+            properties.ReceiveMaximum = INBOUND_WINDOW
+            properties.MaximumPacketSize = _INBOUND_PACKET_BYTES
             extra = {"clean_start": self._passing, "properties": properties}
         try:
             client.connect(config.host, config.effective_port, config.keepalive_s, **extra)
@@ -138,13 +150,17 @@ class Connection:
         except (OSError, ValueError) as error:  # ValueError: a host that is no name (IDNA)
             raise self._unreachable(error) from error
 
-    def subscribe(self, topics: list[str]) -> set[int]:
-        """Ask for `topics` at QoS 1; returns the ids that will appear in `subacks`.
+    def subscribe(self, topics: list[str], *, qos: int = 1) -> set[int]:
+        """Ask for `topics`; returns the ids that will appear in `subacks`.
 
         One SUBSCRIBE for each: some brokers allow few topics in one.
         """
-        ids = (self._client.subscribe(topic, qos=1)[1] for topic in topics)
+        ids = (self._client.subscribe(topic, qos=qos)[1] for topic in topics)
         return {number for number in ids if number is not None}
+
+    def unsubscribe(self, topic: str) -> None:
+        """Ask for no more on `topic`."""
+        self._client.unsubscribe(topic)
 
     def fits(self, topic: str, payload: bytes) -> bool:
         """Return whether the broker takes packets as large as this one."""
@@ -182,6 +198,7 @@ class Connection:
         client.on_subscribe = client.on_message = client.on_socket_open = None
         del self._client
         self._socket = None
+        self._unacknowledged.clear()
 
     def _on_socket_open(self, _client: Client, _userdata: object, opened: object) -> None:
         self._socket = opened
@@ -257,5 +274,25 @@ class Connection:
         self.subacks[mid] = [code.value for code in codes]
         self._wake()
 
-    def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        self._on_message_of_session(message.topic, bytes(message.payload), message.retain)
+    def _on_message(self, client: Client, _userdata: object, message: MQTTMessage) -> None:
+        done = self._acknowledgement(client, message.mid, message.qos) if message.qos else None
+        inbound = Inbound(message.topic, bytes(message.payload), message.retain, done)
+        self._on_message_of_session(self, inbound)
+
+    def _acknowledgement(self, client: Client, mid: int, qos: int) -> Callable[[], None]:
+        """Return what acknowledges the message that just came, and no other with the same id.
+
+        The id is the broker's to use again once it has the acknowledgement, and each connection
+        has its own.
+        """
+        # What waits for its acknowledgement must not keep the sockets of a closed client open.
+        line, waiting = weakref.ref(client), self._unacknowledged
+
+        def done() -> None:
+            if waiting.get(mid) is done:
+                waiting.pop(mid, None)  # it may have been closed meanwhile
+                if (alive := line()) is not None:
+                    alive.ack(mid, qos)
+
+        waiting[mid] = done
+        return done

@@ -91,6 +91,14 @@ class CameraInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A part of the device; `reason` is a slug and `detail` a sentence, "" while all is well."""
+
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One model as it runs; `reason` and `detail` say why it does not, or not as asked.
 
@@ -98,6 +106,7 @@ class ModelInfo:
         sha256: hex digest of the package or bare file, in full.
         kind: `classification`, `detection`...
         accelerator: where it runs; `requested_accelerator`: what the configuration says.
+        journal: what was wrong at the start with what the device remembers of the model.
     """
 
     name: str
@@ -109,14 +118,7 @@ class ModelInfo:
     requested_accelerator: str
     reason: str = ""
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PartInfo:
-    """A part of the device; `reason` is a slug and `detail` a sentence, "" while all is well."""
-
-    reason: str = ""
-    detail: str = ""
+    journal: PartInfo = PartInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class DeviceInfo:
     Attributes:
         last_stop: why the daemon last stopped, "" if unknown.
         outbox: on disk.
-        updates: over the air; `updates_off` where they are.
+        updates: over the air: why there are none, or what is wrong with the repository.
     """
 
     versions: Versions
@@ -321,6 +323,7 @@ def encode_info(info: DeviceInfo) -> bytes:
         camera["detail"] = redacted(camera["detail"].replace(source, camera["source"]))
     for model in message["models"]:
         model["detail"] = redacted(model["detail"])
+    message["updates"]["detail"] = redacted(message["updates"]["detail"])
     message["last_stop"] = redacted(message["last_stop"])
     return _dumps({"schema": SCHEMA, **message})
 

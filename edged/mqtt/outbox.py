@@ -20,7 +20,7 @@ PREDICTION_AGE_S = 300.0
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One message on its way. Only the outbox writes to it, once; not frozen, as that is slow.
+    """One message on its way. Others than traffic and outbox only read; not frozen: that is slow.
 
     Attributes:
         topic: where to; no wildcards.
@@ -31,6 +31,7 @@ class Entry:
         kind: a `prediction` grows stale and is the first to go; a `result` always gets a row.
         key: no second message with the same key is taken while this one is held; "" for none.
         number: its place in the order, from 1; 0 before it has one.
+        too_large: it was dropped and would be again: outbox or broker do not take so much.
     """
 
     topic: str
@@ -41,6 +42,7 @@ class Entry:
     kind: Kind
     key: str = ""
     number: int = 0
+    too_large: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -193,6 +195,7 @@ class Outbox:
         size_bytes = entry.size_bytes
         if size_bytes > self._bytes_limit:
             self._full += 1
+            entry.too_large = True
             self.forget(entry)
             return False
         self._size_bytes += size_bytes

@@ -94,7 +94,11 @@ def closed(*, accepted: bool, tls: bool) -> DeviceError:
         tls: whether it was encrypted.
     """
     if accepted:
-        return DeviceError("broker_closed", "The connection with the broker was lost.")
+        # What most brokers do without a word when another client comes with the same id.
+        advice = "If that goes on, another client may have the same device id."
+        return DeviceError(
+            "broker_closed", "The connection with the broker was lost.", advice=advice
+        )
     advice = "" if tls else "Is this its port for TLS? Then set ca_file under [mqtt]."
     return DeviceError(
         "broker_closed", "The broker closed the connection without an answer.", advice=advice

@@ -193,6 +193,11 @@ class Traffic:
             self._say(line, self._available, OFFLINE)
 
     @property
+    def online(self) -> bool:
+        """Whether `online` was said on the present line, so that QoS 0 goes out."""
+        return self._line is not None and self._born
+
+    @property
     def drained(self) -> bool:
         """Whether nothing is waiting and all that was sent has been acknowledged."""
         with self._lock:
@@ -256,6 +261,7 @@ class Traffic:
     def _send(self, line: Line, entry: Entry) -> None:
         if not line.fits(entry.topic, entry.payload):
             self._refuse(0x95, entry.topic)
+            entry.too_large = True
             if entry.qos == 1:
                 self._outbox.forget(entry)
             return

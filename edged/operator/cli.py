@@ -12,9 +12,10 @@ from pathlib import Path
 import orjson
 
 from edged import __version__
-from edged.command import OK, UsageError, run
+from edged.command import OK, UsageError, new_file, run
 from edged.models.files import Files, storing
 from edged.models.package import read_package
+from edged.operator.fleetparser import add_fleet_commands
 from edged.operator.keys import ROLES, Elsewhere
 from edged.operator.modelcommands import add_model_commands
 from edged.operator.published import State
@@ -83,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     root = _add(commands, "root", _root, "print the root.json that devices trust")
-    root.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
+    root.add_argument("-o", "--output", type=new_file, metavar="FILE", help="write it there")
 
     export = _add(commands, "export", _export, "write metadata and a package to a tar, for a stick")
     export.add_argument("target", metavar="TARGET", help="NAME/VERSION.zip")
-    export.add_argument("-o", "--output", type=Path, metavar="FILE.tar", required=True)
+    export.add_argument("-o", "--output", type=new_file, metavar="FILE.tar", required=True)
 
     serve = _add(commands, "serve", _serve, "serve the repository for a trial")
     serve.add_argument("--port", type=int, default=8000, metavar="N", help="%(default)s; 0: any")
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--bind", default="127.0.0.1", metavar="ADDRESS", help="%(default)s; 0.0.0.0: everybody"
     )
     add_model_commands(areas)
+    add_fleet_commands(areas)
     return parser
 
 

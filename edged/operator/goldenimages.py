@@ -15,8 +15,8 @@ from edged.errors import CameraError, PackError, ValidationError
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable
 from edged.inference.tensors import Array
+from edged.models.examination import control_images
 from edged.models.golden import FLOAT_TOLERANCE, GOLDEN_LIMIT_BYTES, Constancy, Golden
-from edged.models.loading import control_images
 from edged.models.manifest import Tolerance
 from edged.prediction import seen
 
@@ -29,7 +29,7 @@ class Samples:
 
     Attributes:
         golden: images, then a blank one and noise.
-        top1: best label of each sample; None where the two best are too close to tell.
+        top1: best label of each image of a classification; None for the others.
         notes: what the operator may want to know.
     """
 
@@ -47,44 +47,91 @@ class _Picture:
 def make_samples(servable: Servable, folder: Path, most: int, tolerance: Tolerance) -> Samples:
     """Run a model on images, a blank one and noise.
 
+    An image is a sample of a classification only where its best label stays the best with all
+    scores off by the tolerance: then a model with another best label fails by its numbers, too.
+
     Args:
-        servable: the model, told to report all labels.
+        servable: the model.
         folder: with images, or with a folder of images for each label that must be the best.
         most: number of images that are taken, in turn from each folder, by name.
-        tolerance: tells which best labels are clear.
+        tolerance: tells which best labels are clear, on any device.
 
     Raises:
         PackError: `golden_no_images`, `golden_label_unknown`, `golden_contradicted`,
-            `golden_unreadable`.
+            `golden_unclear`, `golden_unreadable`.
         ValidationError: `output_not_finite`, `output_constant`.
     """
-    pictures, left_out = _pictures(servable, folder, _affordable(servable, most))
-    notes = [f"{left_out} more images were left out"] if left_out else []
-    steps = tolerance.of(servable.runtime.name, servable.accelerator)
+    pictures = _pictures(servable, folder)
+    most = _affordable(servable, most)
     preprocessor, constancy = Preprocessor(servable.input), Constancy()
     inputs: list[list[Array]] = []
     outputs: list[list[Array]] = []
     top1: list[str | None] = []
     wrong: list[str] = []
-    controls: list[tuple[_Picture | None, Array]] = [(None, t) for t in control_images(servable)]
-    for picture, tensor in [*_tensors(preprocessor, pictures), *controls]:
-        inputs.append(servable.raw_inputs(tensor))
-        outputs.append(servable.run(inputs[-1]))
-        constancy.add(outputs[-1])
-        best = next((label for label, _ in seen(servable.read(outputs[-1]))), None)
-        clear = _is_clear(outputs[-1], len(servable.labels), steps)
-        top1.append(best if clear else None)
-        if picture is not None and picture.label not in (None, best):
+    unclear: list[str] = []
+    looked_at = 0
+    for picture, tensor in _tensors(preprocessor, pictures):
+        if len(inputs) == most:
+            break
+        looked_at += 1
+        sample = servable.raw_inputs(tensor)
+        answer = servable.run(sample)
+        best, clear = _best(servable, answer, tolerance)
+        if picture.label not in (None, best):
             wrong.append(f"{picture.path} shows {picture.label}, and the model says {best}")
-        elif picture is not None and not clear and servable.kind == "classification":
-            notes.append(f"{picture.path}: the two best labels are too close to tell")
+        elif not clear and servable.kind == "classification":
+            unclear.append(str(picture.path))
+            continue
+        inputs.append(sample)
+        outputs.append(answer)
+        top1.append(best if servable.kind == "classification" else None)
+        constancy.add(answer)
     if wrong:
-        raise _contradicted(wrong, len(pictures))
+        raise _contradicted(wrong, looked_at)
+    controls = [servable.raw_inputs(tensor) for tensor in control_images(servable)]
+    answers = [servable.run(sample) for sample in controls]
+    for answer in answers:
+        constancy.add(answer)
     if constancy.constant:
         raise ValidationError(
             "output_constant", "the model says the same of all images, a blank one and noise"
         )
-    return Samples(Golden(_stacked(inputs), _stacked(outputs)), tuple(top1), tuple(notes))
+    if not inputs:
+        raise _unclear(unclear)
+    # What they show has no name: their numbers are compared, their best label is nobody's loss.
+    labels = (*top1, *(None for _ in controls))
+    golden = Golden(_stacked([*inputs, *controls]), _stacked([*outputs, *answers]))
+    return Samples(golden, labels, _notes(unclear, len(pictures) - looked_at))
+
+
+def _best(
+    servable: Servable, answer: Sequence[Array], tolerance: Tolerance
+) -> tuple[str | None, bool]:
+    """Return the best label, and whether it is so on any device."""
+    best = next((label for label, _ in seen(servable.read(answer))), None)
+    return best, _is_clear(answer, len(servable.labels), tolerance.most)
+
+
+def _notes(unclear: Sequence[str], not_needed: int) -> tuple[str, ...]:
+    notes = []
+    if unclear:
+        names = ", ".join(unclear[:_MOST_NAMED])
+        notes.append(
+            f"{len(unclear)} images were left out: the two best labels are too close to tell"
+            f" ({names}{', ...' if len(unclear) > _MOST_NAMED else ''})"
+        )
+    if not_needed:
+        notes.append(f"{not_needed} more images were left out")
+    return tuple(notes)
+
+
+def _unclear(paths: Sequence[str]) -> PackError:
+    return PackError(
+        "golden_unclear",
+        f"of none of the {len(paths)} golden images the model is sure enough: its two best labels"
+        " are closer than twice the tolerance.",
+        advice="Take images that it knows well, or lower the tolerance.",
+    )
 
 
 def _stacked(samples: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
@@ -98,7 +145,8 @@ def _affordable(servable: Servable, most: int) -> int:
     return max(1, min(most, GOLDEN_LIMIT_BYTES // (sample_bytes + 1024) - 2))
 
 
-def _pictures(servable: Servable, folder: Path, most: int) -> tuple[list[_Picture], int]:
+def _pictures(servable: Servable, folder: Path) -> list[_Picture]:
+    """Return all images, in turn from each folder."""
     try:
         here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         groups = [[_Picture(path, None) for path in here if path.is_file()]]
@@ -119,7 +167,7 @@ def _pictures(servable: Servable, folder: Path, most: int) -> tuple[list[_Pictur
             f"there is no image in {folder}.",
             advice="Put some there that the model sees right, best in a folder for each label.",
         )
-    return found[:most], len(found) - len(found[:most])
+    return found
 
 
 def _unknown(name: str, labels: Sequence[str]) -> PackError:
@@ -162,6 +210,6 @@ def _contradicted(wrong: Sequence[str], count: int) -> PackError:
     return PackError(
         "golden_contradicted",
         f"the model contradicts the folders of {len(wrong)} of {count} golden images:\n"
-        f"{lines}{more}",
+        f"{lines}{more}.",
         advice="Are the labels of this model, in its order? Else take out images it cannot know.",
     )

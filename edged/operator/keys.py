@@ -9,6 +9,8 @@ where. Files of keys are PEM, PKCS#8, mode 0600.
 from __future__ import annotations
 
 import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
-from edged.errors import OperatorError
+from edged.errors import OperatorError, StoreError
 from edged.models.files import Files, storing
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -26,6 +28,7 @@ _PLACE = {"root": "offline", "targets": "offline", "snapshot": "online", "timest
 _RECORD = "keys.json"
 _FILE = "file:"
 _WHAT = "cannot keep the keys"
+_ADVICE = "Is the stick with the offline keys there? Give --keys DIR."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,15 @@ class Keys:
         self._files = files
         self._uris: dict[str, str] = {}
         self.days: dict[str, int] = {}
-        path = directory / _RECORD
+        self.load()
+
+    def load(self) -> None:
+        """Read which key is where, as somebody else may have saved it since.
+
+        Raises:
+            OperatorError: `keys_unreadable`.
+        """
+        path = self.directory / _RECORD
         if path.exists():
             try:
                 record = orjson.loads(path.read_bytes())
@@ -117,6 +128,12 @@ class Keys:
             OperatorError: `key_unavailable`.
         """
         uri = self._uris.get(key.keyid, "")
+        if not uri:
+            raise OperatorError(
+                "key_unavailable",
+                f"key {key.keyid[:8]} is not in {self.directory / _RECORD}.",
+                advice=_ADVICE,
+            )
         try:
             if uri.startswith(_FILE) and isinstance(key, SSlibKey):
                 secret = (self.directory / uri.removeprefix(_FILE)).read_bytes()
@@ -125,13 +142,36 @@ class Keys:
         except Exception as error:  # each kind of signer has its own errors
             raise OperatorError(
                 "key_unavailable",
-                f"cannot sign with key {key.keyid[:8]} ({uri or 'not in keys.json'}): {error}.",
-                advice="Is the stick with the offline keys there? Give --keys DIR.",
+                f"cannot sign with key {key.keyid[:8]} ({uri}): {error}.",
+                advice=_ADVICE,
             ) from error
 
     def forget(self, keyid: str) -> str:
         """Take a key out; its file stays. Returns where it is kept."""
         return self._uris.pop(keyid, "")
+
+    @contextmanager
+    def undone_on_refusal(self) -> Iterator[None]:
+        """Take back the keys that are made meanwhile if that for which they are made is refused.
+
+        Not where the disk fails: a root that names them may be there already.
+        """
+        before = dict(self._uris)
+        try:
+            yield
+        except OperatorError:
+            new = self._uris.keys() - before.keys()
+            places = [self._uris[keyid] for keyid in new]
+            self._uris = before
+            with suppress(OSError, StoreError):
+                if before:
+                    self.save()
+                else:
+                    self._files.remove_atomic(self.directory / _RECORD)
+                for place in places:
+                    if place.startswith(_FILE):
+                        self._files.remove(self.directory / place.removeprefix(_FILE))
+            raise
 
     def save(self) -> None:
         """Remember which key is where.

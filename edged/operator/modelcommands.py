@@ -8,10 +8,11 @@ from pathlib import Path
 
 import orjson
 
-from edged.command import FAILED, OK
+from edged.command import FAILED, OK, new_file
 from edged.models.manifest import Manifest, encode_manifest
 from edged.models.package import read_package
 from edged.models.validation import Validation
+from edged.operator.manifestoptions import add_manifest_options, manifest_choices
 
 # ruff: noqa: PLC0415 - packing and trying need the runtimes, inspecting and `repo` do not
 
@@ -35,7 +36,8 @@ def add_model_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
     )
     pack.add_argument("--color", choices=("rgb", "bgr"), help="what it was trained with")
     pack.add_argument("--resize", choices=("stretch", "center_crop", "letterbox"))
-    pack.add_argument("-o", "--output", type=Path, required=True, metavar="PACKAGE.zip")
+    add_manifest_options(pack)
+    pack.add_argument("-o", "--output", type=new_file, required=True, metavar="PACKAGE.zip")
     pack.set_defaults(command=_pack)
 
     inspect = commands.add_parser("inspect", help="say what a package says about itself")
@@ -52,7 +54,11 @@ def _pack(args: argparse.Namespace) -> int:
     from edged.operator.pack import Choices, pack
 
     choices = Choices(
-        labels=args.labels, edgetpu_model=args.edgetpu_model, color=args.color, resize=args.resize
+        labels=args.labels,
+        edgetpu_model=args.edgetpu_model,
+        color=args.color,
+        resize=args.resize,
+        **manifest_choices(args),
     )
     packed = pack(
         args.model,
@@ -128,9 +134,28 @@ def _described(manifest: Manifest, unpacked_bytes: int) -> list[str]:
         f"  labels    {manifest.labels or 'none'}",
         f"  runs on   {', '.join(sorted(manifest.processors()))}",
         f"  golden    {golden}",
+        f"  needs     {_needs(manifest)}",
+        f"  trial     {_terms(manifest)}",
         *(
             f"  {name:20} {file.bytes:>11,} bytes  sha256 {file.sha256[:16]}"
             for name, file in sorted(manifest.files.items())
         ),
         f"  {'unpacked':20} {unpacked_bytes:>11,} bytes",
     ]
+
+
+def _needs(manifest: Manifest) -> str:
+    wanted = manifest.requires
+    words = [f"{name} {least}" for name, least in sorted(wanted.runtime.items())]
+    if wanted.memory_bytes:
+        words.append(f"{wanted.memory_bytes:,} bytes of memory")
+    return ", ".join(words) or "nothing in particular"
+
+
+def _terms(manifest: Manifest) -> str:
+    terms = manifest.trial
+    most = "" if terms.max_disagreement is None else f", disagreement {terms.max_disagreement:g}"
+    return (
+        f"at least {terms.frames} frames, {terms.seconds} s; at most {terms.p95_ratio:g} times"
+        f" the time{most}"
+    )

@@ -188,8 +188,6 @@ def _config(model: Path, name: str, choices: Choices) -> ModelConfig:
         factory=str(model),
         accelerator="cpu",
         runtime=choices.runtime,  # type: ignore[arg-type]  # checked where it is made
-        top_k=100,
-        min_score=0.0,
         labels=None if choices.labels is None else str(choices.labels),
         color=choices.color,
         resize=choices.resize,

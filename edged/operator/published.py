@@ -18,6 +18,7 @@ from edged.models.files import Files, storing
 from edged.operator.keys import ROLES
 
 _S = TypeVar("_S", bound=Signed)
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,18 @@ class Published:
         self.metadata = directory / "metadata"
         self.targets = directory / "targets"
 
+    @property
+    def there(self) -> bool:
+        """Whether there is a repository that devices may know."""
+        return (self.metadata / "timestamp.json").is_file()
+
     def state(self) -> State:
         """Return what the repository says now: what timestamp.json leads to.
 
         Raises:
             OperatorError: `repo_missing`, `repo_damaged`.
         """
-        if not (self.metadata / "timestamp.json").is_file():
+        if not self.there:
             raise OperatorError(
                 "repo_missing",
                 f"there is no repository {self.directory}.",
@@ -88,14 +94,17 @@ class Published:
         state = self.state()
         target = state.targets.targets.get(path)
         if target is None:
-            raise OperatorError("version_unknown", f"{path} is not published.")
+            known = ", ".join(sorted(state.targets.targets)[-_MOST_NAMED:]) or "nothing yet"
+            raise OperatorError(
+                "version_unknown", f"{path} is not published.", advice=f"Published is {known}."
+            )
         place = self.place(target)
         names = [f"{version}.root.json" for version in range(1, state.root.version + 1)]
         names += ["timestamp.json", f"{state.snapshot.version}.snapshot.json"]
         names += [f"{state.targets.version}.targets.json"]
         temporary = output.with_name(f".{output.name}.tmp")
         with storing("cannot write the tar"):
-            with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+            with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
                 for name in names:
                     data = self._bytes(name)
                     archive.addfile(_member(f"metadata/{name}", len(data)), io.BytesIO(data))

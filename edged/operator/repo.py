@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edged.errors import OperatorError
+from edged.errors import EdgedError, OperatorError
 from edged.models.files import Files, storing
 from edged.models.target import MAX_TARGET_BYTES, target_path
 from edged.operator.keys import ROLES, Elsewhere, Keys
@@ -86,19 +87,42 @@ class Repo:
             days: role to how long its metadata are good; `DAYS` where not said.
 
         Raises:
-            OperatorError: `repo_exists`, `key_invalid`, `key_unavailable`, `threshold_unmet`.
+            OperatorError: `repo_exists`, `keys_exposed`, `key_invalid`, `key_unavailable`,
+                `threshold_unmet`.
             StoreError: it cannot be written.
         """
-        if self.published.metadata.exists() or self.keys.known:
+        directory, keys = self.published.directory, self.keys.directory.absolute()
+        if keys.resolve().is_relative_to(directory.resolve()):
+            raise OperatorError(
+                "keys_exposed",
+                f"{keys} is within {directory}, which is served to everybody.",
+                advice="Keep the keys elsewhere.",
+            )
+        if self.published.there or self.keys.known:
+            cut = f"If an init was cut short: remove {directory} and {keys} and begin again."
             raise OperatorError(
                 "repo_exists",
-                f"there is a repository {self.published.directory}, or keys of one, already.",
+                f"there is a repository {directory}, or keys of one in {keys}, already.",
+                advice="" if self.published.there else cut,
             )
-        self.keys.days = {**DAYS, **(days or {})}
+        with storing(_WHAT):
+            self._files.make_dirs(self.published.metadata)
+            self._files.make_dirs(self.published.targets)
+        with self.keys.undone_on_refusal():
+            return self._init(thresholds or {}, root_keys, elsewhere, days or {})
+
+    def _init(
+        self,
+        thresholds: Mapping[str, int],
+        root_keys: int,
+        elsewhere: Sequence[tuple[str, Elsewhere]],
+        days: Mapping[str, int],
+    ) -> State:
+        self.keys.days = {**DAYS, **days}
         root = Root(consistent_snapshot=True)
         for role in ROLES:
             others = [self.keys.take(key) for name, key in elsewhere if name == role]
-            threshold = (thresholds or {}).get(role, 1)
+            threshold = thresholds.get(role, 1)
             count = max(threshold, root_keys if role == "root" else 1) - len(others)
             for key in (*others, *(self.keys.make(role) for _ in range(count))):
                 root.add_key(key, role)
@@ -106,9 +130,6 @@ class Repo:
         self.keys.save()
         state = State(root, Targets(), Snapshot(), Timestamp())
         state.root.expires = self._expiry("root")
-        with storing(_WHAT):
-            self._files.make_dirs(self.published.metadata)
-            self._files.make_dirs(self.published.targets)
         # Versions of the others count up from 0 as for any change.
         for role in ROLES[1:]:
             getattr(state, role).version = 0
@@ -160,8 +181,7 @@ class Repo:
                     f"{name} {version} is published with another content.",
                     advice="Devices refuse that: give the package a new version.",
                 )
-            with storing(_WHAT):
-                self._copy(package, self.published.place(target), target.length, progress)
+            self._copy(package, target, progress)
             state.targets.targets[path] = target
             self._publish(state)
         return True
@@ -219,7 +239,7 @@ class Repo:
             OperatorError: `key_ambiguous`, `key_unknown`, and as `publish`.
             StoreError: it cannot be written.
         """
-        with self._changing() as state:
+        with self._changing() as state, self.keys.undone_on_refusal():
             old = copy.deepcopy(state.root)
             leaving = _pick(state.root.roles[role].keyids, role, keyid)
             key = self.keys.make(role) if elsewhere is None else self.keys.take(elsewhere)
@@ -242,8 +262,15 @@ class Repo:
     def _changing(self) -> Iterator[State]:
         """One change at a time: the timer's refresh waits for somebody's publish."""
         self.published.state()
+        if not self.keys.known:
+            raise OperatorError(
+                "keys_unreadable",
+                f"there is no keys.json in {self.keys.directory}.",
+                advice="Give --keys DIR.",
+            )
         with storing(_WHAT), (self.keys.directory / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self.keys.load()  # who held the lock may have replaced a key
             yield self.published.state()
 
     def _publish(
@@ -312,6 +339,7 @@ class Repo:
                     "threshold_unmet",
                     f"{role} needs {result.threshold} signatures, {len(result.signed)} can be made:"
                     f" {' '.join(problems)}",
+                    advice="Is the stick with the offline keys there? Give --keys DIR.",
                 )
         return metadata.to_bytes()
 
@@ -327,21 +355,33 @@ class Repo:
                 if version.isdigit() and int(version) <= signed.version - _KEPT_VERSIONS:
                     self._files.remove(path)
 
-    def _copy(
-        self, source: Path, place: Path, total: int, progress: Callable[[int, int], None]
-    ) -> None:
-        self._files.make_dirs(place.parent)
+    def _copy(self, source: Path, target: TargetFile, progress: Callable[[int, int], None]) -> None:
+        place = self.published.place(target)
         temporary = place.with_name(f".{place.name}.tmp")
-        self._files.write(temporary, b"")
+        digest = hashlib.sha256()
         count = 0
-        with source.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                self._files.write_at(temporary, count, piece)
-                count += len(piece)
-                progress(count, total)
-        self._files.fsync(temporary)
-        self._files.rename(temporary, place)
-        self._files.fsync_dir(place.parent)
+        try:
+            with storing(_WHAT), source.open("rb") as file:
+                self._files.make_dirs(place.parent)
+                self._files.write(temporary, b"")
+                while piece := file.read(_PIECE_BYTES):
+                    self._files.write_at(temporary, count, piece)
+                    digest.update(piece)
+                    count += len(piece)
+                    progress(count, target.length)
+            # Somebody may pack it anew just now: what is signed is what was looked at before.
+            if digest.hexdigest() != target.hashes["sha256"]:
+                raise OperatorError(
+                    "package_unreadable", f"{source} changed while it was read. Publish it again."
+                )
+            with storing(_WHAT):
+                self._files.fsync(temporary)
+                self._files.rename(temporary, place)
+                self._files.fsync_dir(place.parent)
+        except EdgedError:
+            with suppress(OSError):
+                self._files.remove_tree(temporary)
+            raise
 
 
 def _pick(keyids: Sequence[str], role: str, beginning: str | None) -> str:

@@ -81,9 +81,9 @@ class Server(ThreadingHTTPServer):
 
         try:
             super().__init__((address, port), handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter: no such port
             raise OperatorError(
-                "address_unusable", f"cannot listen on {address}:{port}: {error.strerror}."
+                "address_unusable", f"cannot listen on {address}:{port}: {error}"
             ) from error
 
     def handle_error(self, *_: object) -> None:

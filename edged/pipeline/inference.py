@@ -1,6 +1,7 @@
 """The inference thread: the only one that touches an interpreter in use.
 
 Takes the newest frame of each camera in turn, runs the camera's model, hands the raw outputs on.
+In between it examines a candidate that no other thread or process could run.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import time
 from collections.abc import Callable
 
 from edged.errors import EdgedError, ValidationError
-from edged.inference.servable import Servable
-from edged.pipeline.bell import Bell
+from edged.inference.servable import Outputs, Servable
+from edged.pipeline.bell import Bell, Errand
 from edged.pipeline.lane import Lane
 from edged.pipeline.mailbox import Slot
-from edged.pipeline.results import Inference, Results
+from edged.pipeline.results import Comparison, Inference, Results
 
 
 class InferenceWorker:
@@ -39,6 +40,7 @@ class InferenceWorker:
         self._results = results
         self._invoking = invoking
         self._next = 0
+        self._errand_next = False
         self._stopping = False
         self._due_s: float | None = None
         # A daemon thread: an invoke that hangs must not keep the process from ending.
@@ -64,27 +66,52 @@ class InferenceWorker:
     def _run(self) -> None:
         while True:
             with self._bell.lock:
-                lane, slot = self._wait()
-                if lane is None or slot is None:
+                turn = self._wait()
+                if turn is None:
                     return
-                servable = lane.model.begin()
+                if isinstance(turn, Errand):
+                    turn.under_way = True
+                else:
+                    lane, slot = turn
+                    servable = lane.model.begin()
+            if isinstance(turn, Errand):
+                self._run_errand(turn)
+                continue
             try:
                 self._infer(lane, slot, servable)
             finally:
                 lane.model.end()
                 lane.mailbox.give_back(slot)
 
-    def _wait(self) -> tuple[Lane | None, Slot | None]:
-        """Wait for a frame, each camera in turn. Holds the lock."""
+    def _wait(self) -> tuple[Lane, Slot] | Errand | None:
+        """Wait for a frame or an errand, by turns, and each camera in turn. Holds the lock."""
         while not self._stopping:
+            errand, self._errand_next = self._bell.errand, not self._errand_next
+            if errand is not None and not self._errand_next:
+                return errand
             for i in range(len(self._lanes)):
                 lane = self._lanes[(self._next + i) % len(self._lanes)]
                 slot = lane.mailbox.take()
                 if slot is not None:
                     self._next = (self._next + i + 1) % len(self._lanes)
                     return lane, slot
-            self._bell.frame.wait()
-        return None, None
+            if errand is None:
+                self._bell.frame.wait()
+        return None
+
+    def _run_errand(self, errand: Errand) -> None:
+        self._due_s = time.monotonic() + errand.limit_s
+        self._invoking(errand.sha256)
+        try:
+            more = errand.step()
+        finally:
+            self._invoking("")
+            self._due_s = None
+        with self._bell.lock:
+            errand.under_way = False
+            if not more and self._bell.errand is errand:
+                self._bell.errand = None
+            self._bell.idle.notify_all()
 
     def _infer(self, lane: Lane, slot: Slot, servable: Servable | None) -> None:
         if servable is None or not (
@@ -99,11 +126,6 @@ class InferenceWorker:
             state = lane.memory.recall(servable, slot.stamp.opened_mono_s)
             self._invoking(servable.id.sha256)
             outputs = servable.infer(slot.tensor, state)
-            trial = lane.model.trial
-            beside = None
-            if trial is not None:
-                self._invoking(trial.previous_sha256)
-                beside = trial.beside(slot.tensor, slot.spec)
         except EdgedError as error:
             lane.memory.forget()
             lane.counters.errors[error.reason] += 1
@@ -120,4 +142,20 @@ class InferenceWorker:
             lane.memory.check(outputs)
         except ValidationError as error:
             lane.counters.errors[error.reason] += 1
-        self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs, beside))
+        self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs))
+        self._compare(lane, servable, slot, outputs)
+
+    def _compare(self, lane: Lane, servable: Servable, slot: Slot, outputs: Outputs) -> None:
+        """Run the model before a trial on the frame too; nobody waits for what it says."""
+        trial = lane.model.trial
+        if trial is None or trial.candidate is not servable or slot.place is None:
+            return
+        self._due_s = time.monotonic() + lane.model.invoke_limit_s
+        try:
+            self._invoking(trial.previous_sha256)
+            beside = trial.beside(slot.tensor, slot.spec)
+        finally:
+            self._invoking("")
+            self._due_s = None
+        if beside is not None:
+            self._results.put(Comparison(trial, outputs, slot.place, beside))

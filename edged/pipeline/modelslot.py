@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from edged.errors import EdgedError, Trouble
 from edged.inference.servable import Servable
-from edged.pipeline.bell import Bell
+from edged.models.examination import Examination
+from edged.pipeline.bell import Bell, Errand
 from edged.pipeline.counters import Times
 from edged.pipeline.trial import LiveTrial
 
@@ -86,6 +88,32 @@ class ModelSlot:
             return self._bell.idle.wait_for(
                 lambda: self._in_use is None or self._turns != turn, timeout_s
             )
+
+    def examine(
+        self, sha256: str, examination: Examination, canceled: Callable[[], bool], let_go_s: float
+    ) -> tuple[bool, EdgedError | None]:
+        """Have the inference thread put all questions to a candidate, one between two frames.
+
+        Args:
+            sha256: of the candidate, which must not be `current`.
+            examination: of it.
+            canceled: asked all the time; true gives up.
+            let_go_s: how long to wait then for the question under way.
+
+        Returns:
+            Whether the candidate is out of use, and what ended the examination early.
+        """
+        failed: list[EdgedError] = []
+
+        def step() -> bool:
+            try:
+                examination.ask()
+            except EdgedError as error:
+                failed.append(error)
+            return not failed and examination.next is not None
+
+        idle = self._bell.send(Errand(sha256, self.invoke_limit_s, step), canceled, let_go_s)
+        return idle, failed[0] if failed else None
 
     def ran(self) -> None:
         """Record an invoke that went well. Inference thread only."""

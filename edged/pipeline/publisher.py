@@ -50,9 +50,11 @@ class PublisherWorker:
 
     def _run(self) -> None:
         while True:
-            inference = self._results.get(0.2)
-            if inference is not None:
-                self._publish(inference)
+            result = self._results.get(0.2)
+            if isinstance(result, Inference):
+                self._publish(result)
+            elif result is not None:
+                result.trial.compared(result.outputs, result.place, result.beside)
             elif self._stopping.is_set():
                 return
 
@@ -71,7 +73,7 @@ class PublisherWorker:
             return
         inference.lane.model.was_read()
         if trial is not None:
-            trial.served(inference.outputs, result, inference.place, inference.beside)
+            trial.served(inference.outputs)
         else:
             inference.lane.model.invoke.add(inference.outputs.invoke_s)
         counters.invoke.add(inference.outputs.invoke_s)

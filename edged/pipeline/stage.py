@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from edged.errors import AcceleratorError
+from edged.errors import AcceleratorError, DeviceError, EdgedError
 from edged.inference.servable import Servable
-from edged.models.trial import TrialLimits, TrialWatch, Verdict
+from edged.models.examination import Examination
+from edged.models.trial import INVOKES_NEEDED, TrialLimits, TrialWatch, Verdict
 from edged.pipeline.counters import Times
 from edged.pipeline.modelslot import ModelSlot
 from edged.pipeline.trial import LiveTrial
@@ -20,11 +21,10 @@ from edged.pipeline.trial import LiveTrial
 # How long to wait for the inference thread to let go, and for a recovery that loads.
 _LET_GO_S = 30.0
 _CHANGING_S = 150.0
-# A 95th percentile of fewer invokes says little.
-_LEAST_INVOKES = 50
 _SAME_LABELS_DISAGREEMENT = 0.5
 
 Load = Callable[[], Servable]
+Examine = Callable[[Servable], Examination | None]
 
 
 class Stage:
@@ -38,7 +38,16 @@ class Stage:
         self._slots = slots
         self._previous: dict[str, Servable] = {}
 
-    def try_out(self, name: str, load: Load, limits: TrialLimits, *, alone: bool) -> None:
+    def try_out(
+        self,
+        name: str,
+        load: Load,
+        limits: TrialLimits,
+        *,
+        alone: bool,
+        examine: Examine = lambda _: None,
+        canceled: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Load a candidate and let it serve, on trial.
 
         Args:
@@ -46,10 +55,15 @@ class Stage:
             load: loads the candidate.
             limits: what is asked; without `max_disagreement` the labels decide about it.
             alone: the accelerator has no room for two: what runs is freed first, and frames are
-                counted as `no_model` until the candidate is there.
+                counted as `no_model` until the candidate serves.
+            examine: what the loaded candidate is asked on the inference thread before it serves;
+                None for nothing.
+            canceled: asked while it is examined; true gives up.
 
         Raises:
-            EdgedError: from `load`; what ran before goes on, unless it had to be freed.
+            EdgedError: from `load`, `examine` and the examination; what ran before goes on,
+                unless it had to be freed.
+            DeviceError: `validation_canceled`.
             AcceleratorError: `model_busy`.
         """
         slot = self._slots[name]
@@ -58,15 +72,17 @@ class Stage:
             if alone:
                 self._free(slot)
             candidate = load()
+            golden = _examined(slot, candidate, examine, canceled)
             previous = slot.current
             agreed = limits
             if limits.max_disagreement is None and previous is not None:
-                same = candidate.labels == previous.labels
+                # In whatever order: what is compared are names, and swapped ones are to be found.
+                same = set(candidate.labels) == set(previous.labels)
                 agreed = replace(
                     limits, max_disagreement=_SAME_LABELS_DISAGREEMENT if same else None
                 )
             watch = TrialWatch(agreed, time.monotonic(), p95_ms)
-            trial = LiveTrial(candidate, watch, previous)
+            trial = LiveTrial(candidate, watch, previous, golden=golden)
             if previous is not None:
                 self._previous[name] = previous
             slot.swap(candidate, _LET_GO_S)
@@ -171,10 +187,31 @@ class _Changing:
         self._slot.changing.release()
 
 
+def _examined(
+    slot: ModelSlot, candidate: Servable, examine: Examine, canceled: Callable[[], bool]
+) -> str:
+    """Return how well a candidate agrees with its golden set; one that does not is freed."""
+    idle = True
+    try:
+        examination = examine(candidate)
+        if examination is None:
+            return ""
+        idle, error = slot.examine(candidate.id.sha256, examination, canceled, _LET_GO_S)
+        if error is not None:
+            raise error
+        if examination.next is not None:
+            raise DeviceError("validation_canceled", "the examination of the model was given up")
+        return examination.conclude()
+    except EdgedError:
+        if idle:
+            candidate.close()
+        raise
+
+
 def _busy(slot: ModelSlot) -> AcceleratorError:
     return AcceleratorError("model_busy", f"model {slot.name} does not come to rest")
 
 
 def _p95_ms(slot: ModelSlot) -> float | None:
     """Return the 95th percentile of what serves; None where too little is known."""
-    return slot.invoke.percentiles_ms()["p95"] if slot.invoke.count >= _LEAST_INVOKES else None
+    return slot.invoke.percentiles_ms()["p95"] if slot.invoke.count >= INVOKES_NEEDED else None

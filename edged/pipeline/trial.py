@@ -18,7 +18,7 @@ from edged.errors import EdgedError, ReleaseError
 from edged.inference.preprocess import Geometry, InputSpec
 from edged.inference.servable import Outputs, Servable
 from edged.models.trial import Fingerprint, Pair, TrialWatch, Verdict, fingerprint
-from edged.prediction import Result, essence
+from edged.prediction import essence
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,24 @@ class LiveTrial:
         previous: the model before, still loaded; None where memory or the accelerator has no room
             for two: then nothing is compared.
         every: the previous model runs on one frame in so many.
+        golden: how well the candidate agreed with its golden set just before, in words; "" where
+            it was not asked here.
     """
 
     def __init__(
-        self, candidate: Servable, watch: TrialWatch, previous: Servable | None, every: int = 10
+        self,
+        candidate: Servable,
+        watch: TrialWatch,
+        previous: Servable | None,
+        every: int = 10,
+        *,
+        golden: str = "",
     ) -> None:
         self.candidate = candidate
         self.not_compared = _why_not(candidate, previous)
         self._previous = None if self.not_compared else previous
         self._every = every
+        self._golden = golden
         self._frames = 0
         self._watch = watch
         self._lock = threading.Lock()
@@ -80,15 +89,29 @@ class LiveTrial:
             return None
         return Beside(previous, outputs, fingerprint(tensor, spec))
 
-    def served(
-        self, outputs: Outputs, result: Result, place: Geometry, beside: Beside | None
-    ) -> None:
+    def served(self, outputs: Outputs) -> None:
         """Record a frame whose outputs made sense. Publisher thread only."""
-        pair = None if beside is None else _compare(outputs, result, place, beside)
         with self._lock:
             self._watch.served(time.monotonic(), outputs.invoke_s * 1000.0)
-            if pair is not None:
-                self._watch.compared(pair)
+
+    def compared(self, outputs: Outputs, place: Geometry, beside: Beside) -> None:
+        """Record what both models say about a frame, where both make sense. Publisher thread only.
+
+        Args:
+            outputs: of the candidate.
+            place: of the frame in its input.
+            beside: of the previous model.
+        """
+        try:
+            before = beside.servable.decode(beside.outputs, place)
+            after = self.candidate.decode(outputs, place)
+        except EdgedError:
+            return
+        pair = Pair(
+            beside.scene, essence(before), essence(after), _digest(beside.outputs), _digest(outputs)
+        )
+        with self._lock:
+            self._watch.compared(pair)
 
     def failed(self, error: EdgedError) -> None:
         """Record a frame that gave nothing, unless this device is at fault."""
@@ -110,6 +133,8 @@ class LiveTrial:
         """Return the figures behind the verdict."""
         with self._lock:
             health = self._watch.health()
+        if self._golden:
+            health["golden"] = self._golden
         if self.not_compared:
             health["compared"] = {"verdict": "insufficient", "reason": self.not_compared}
         return health
@@ -126,16 +151,6 @@ def _why_not(candidate: Servable, previous: Servable | None) -> str:
     if min(candidate.input.height, candidate.input.width) < 8:
         return "small_input"
     return ""
-
-
-def _compare(outputs: Outputs, result: Result, place: Geometry, beside: Beside) -> Pair | None:
-    try:
-        before = beside.servable.decode(beside.outputs, place)
-    except EdgedError:
-        return None
-    return Pair(
-        beside.scene, essence(before), essence(result), _digest(beside.outputs), _digest(outputs)
-    )
 
 
 def _digest(outputs: Outputs) -> int:

@@ -17,11 +17,23 @@ from benchmark.figures import Figure, table
 from benchmark.frames import FramePath, Options
 from benchmark.process import PAIRS, Processes
 from benchmark.profile import profile
+from benchmark.swaps import swaps
 from benchmark.world import Broker, Data, load_average
 from edged.board import board_name
 from edged.inference.interpreter import installed_runtimes
 
-NAMES = ("duty", "cpu", "latency", "cameras", "message", "memory", "start", "away", "profile")
+NAMES = (
+    "duty",
+    "cpu",
+    "latency",
+    "cameras",
+    "message",
+    "memory",
+    "start",
+    "away",
+    "swaps",
+    "profile",
+)
 
 
 def main(description: str) -> int:
@@ -86,6 +98,7 @@ def _measure(
         "memory": processes.memory,
         "start": processes.start,
         "away": lambda: broker_away(data, folder, options, 3.0 if quick else 30.0),
+        "swaps": lambda: swaps(data, port, folder, quick=quick),
     }
     figures: list[Figure] = []
     for name, measure in measures.items():

@@ -45,6 +45,11 @@ class Data:
         else:
             image = np.random.default_rng(1).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         self.image = np.ascontiguousarray(cv2.resize(image, (640, 480)))
+        self._folder = folder
+
+    def model(self, name: str) -> Path:
+        """The file of a real model."""
+        return self._folder / "models" / f"{name}.tflite"
 
 
 def wait_for(what: str, done: Callable[[], object], limit_s: float = PATIENCE_S) -> None:

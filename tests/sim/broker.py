@@ -234,6 +234,11 @@ class Subscriber:
         assert self._client is not None
         self._client.publish(topic, payload, 1, retain).wait_for_publish(PATIENCE_S)
 
+    def shout(self, topic: str, payload: bytes) -> None:
+        """Publish at QoS 0: nobody knows whether it arrives."""
+        assert self._client is not None
+        self._client.publish(topic, payload, 0)
+
     def of(self, topic: str) -> list[bytes]:
         return self._payloads[topic]
 

@@ -16,18 +16,22 @@
  *     invoke_error_after:N invoke N, counted from 1, and all later ones fail
  *     hang_after:N         invoke N never returns
  *     abort_after:N        invoke N ends the process, as libedgetpu does when USB is unplugged
+ *     segfault_after:N     invoke N ends the process with SIGSEGV
  *     slow:MS              every invoke takes MS milliseconds longer
+ *     leak:KB              every invoke keeps KB more of memory, for good
  *
  *     @FILE                one of these, read from FILE each time a delegate is created
- * Any other mode fails to create, with a message. Invokes are counted per delegate.
+ * Any other mode fails to create, with a message. Invokes are counted per delegate. A node whose
+ * own options hold a string "mode=MODE" does that instead: a model that is worse than others.
  * If EDGED_TEST_DELEGATE_LOG names a file, one line per event is appended to it:
  * "option KEY=VALUE", "created MODE", "refused MODE", "took N nodes", "prepared", "invoked N",
  * "destroyed". An invoke is logged when it starts.
  */
 
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* memmem */
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -81,6 +85,9 @@ typedef struct {
   TfLiteIntArray* intermediates;
   TfLiteIntArray* temporaries;
   void* user_data;
+  void* builtin_data;
+  const void* custom_initial_data;
+  int custom_initial_data_size;
   /* More follows. */
 } TfLiteNode;
 
@@ -155,7 +162,9 @@ typedef enum {
   MODE_INVOKE_ERROR,
   MODE_HANG,
   MODE_ABORT,
+  MODE_SEGFAULT,
   MODE_SLOW,
+  MODE_LEAK,
   MODE_UNKNOWN,
 } Mode;
 
@@ -200,7 +209,9 @@ static Mode parse_mode(const char* text, long* number) {
       {"invoke_error_after", MODE_INVOKE_ERROR, true},
       {"hang_after", MODE_HANG, true},
       {"abort_after", MODE_ABORT, true},
+      {"segfault_after", MODE_SEGFAULT, true},
       {"slow", MODE_SLOW, true},
+      {"leak", MODE_LEAK, true},
   };
   const size_t length = strcspn(text, ":");
   const bool numbered = text[length] == ':';
@@ -223,6 +234,12 @@ static void sleep_ms(long milliseconds) {
   struct timespec left = {milliseconds / 1000, milliseconds % 1000 * 1000000};
   while (nanosleep(&left, &left) != 0) {
   }
+}
+
+static void leak(size_t bytes) {
+  static void* volatile lost; /* volatile: the compiler must not see that nobody wants it */
+  lost = malloc(bytes);
+  if (lost != NULL) memset(lost, 1, bytes);
 }
 
 static void* kernel_init(TfLiteContext* context, const char* buffer, size_t length) {
@@ -276,6 +293,12 @@ static TfLiteStatus kernel_invoke(TfLiteContext* context, TfLiteNode* node) {
     case MODE_ABORT:
       if (due) abort();
       break;
+    case MODE_SEGFAULT:
+      if (due) raise(SIGSEGV);
+      break;
+    case MODE_LEAK:
+      leak((size_t)simulator->number * 1024);
+      break;
     case MODE_SLOW:
       sleep_ms(simulator->number);
       break;
@@ -286,12 +309,20 @@ static TfLiteStatus kernel_invoke(TfLiteContext* context, TfLiteNode* node) {
   return kTfLiteOk;
 }
 
-static bool is_ours(TfLiteContext* context, int index) {
-  TfLiteNode* node = NULL;
+static bool is_ours(TfLiteContext* context, int index, TfLiteNode** node) {
   TfLiteRegistration* registration = NULL;
-  return context->GetNodeAndRegistration(context, index, &node, &registration) == kTfLiteOk &&
+  return context->GetNodeAndRegistration(context, index, node, &registration) == kTfLiteOk &&
          registration->custom_name != NULL &&
          strcmp(registration->custom_name, "edgetpu-custom-op") == 0;
+}
+
+/* FlexBuffers keep strings as they are, with a NUL behind them. */
+static void take_mode_of(const TfLiteNode* node, Simulator* simulator) {
+  static const char mark[] = "mode=";
+  if (node->custom_initial_data == NULL) return;
+  const size_t size = (size_t)node->custom_initial_data_size;
+  const char* found = memmem(node->custom_initial_data, size, mark, sizeof mark - 1);
+  if (found != NULL) simulator->mode = parse_mode(found + sizeof mark - 1, &simulator->number);
 }
 
 static TfLiteStatus delegate_prepare(TfLiteContext* context, TfLiteDelegate* delegate) {
@@ -301,7 +332,10 @@ static TfLiteStatus delegate_prepare(TfLiteContext* context, TfLiteDelegate* del
   if (nodes == NULL) return kTfLiteError;
   nodes->size = 0;
   for (int i = 0; i < plan->size; i++) {
-    if (is_ours(context, plan->data[i])) nodes->data[nodes->size++] = plan->data[i];
+    TfLiteNode* node = NULL;
+    if (!is_ours(context, plan->data[i], &node)) continue;
+    nodes->data[nodes->size++] = plan->data[i];
+    take_mode_of(node, (Simulator*)delegate->data);
   }
   const TfLiteRegistration kernel = {
       .init = kernel_init,

@@ -24,19 +24,27 @@ def compile_delegate(directory: Path) -> Path:
     """Compile the delegate into a directory and return the library's path.
 
     Raises:
+        CompilerMissingError, RuntimeError: as `compile_library`.
+    """
+    return compile_library(SOURCE, directory / LIBRARY)
+
+
+def compile_library(source: Path, library: Path) -> Path:
+    """Compile a shared library and return its path.
+
+    Raises:
         CompilerMissingError: neither cc, gcc nor clang is installed.
         RuntimeError: the compiler refused, with its words.
     """
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
         raise CompilerMissingError(
-            "the test delegate needs a C compiler: none of cc, gcc, clang is installed"
+            f"{source.name} needs a C compiler: none of cc, gcc, clang is installed"
         )
-    library = directory / LIBRARY
-    command = [compiler, *_FLAGS, str(SOURCE), "-o", str(library)]
+    command = [compiler, *_FLAGS, str(source), "-o", str(library), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{compiler} cannot compile {SOURCE.name}:\n{done.stderr}")
+        raise RuntimeError(f"{compiler} cannot compile {source.name}:\n{done.stderr}")
     return library
 
 

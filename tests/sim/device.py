@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sim.broker import wait_for
+from sim.kernel import Kernel
 
 P = "edged/dut"
 
@@ -39,6 +41,8 @@ class Device:
         top: keys for the top of the file; `mqtt`: keys for its table.
         verbose: log every prediction, for `published`.
         environment: added to the process's.
+        kernel: what it runs on; None for this machine's, whose power stays.
+        device_id: of the device.
     """
 
     def __init__(
@@ -52,15 +56,18 @@ class Device:
         mqtt: str = "stats_s = 1",
         verbose: bool = False,
         environment: Mapping[str, str] | None = None,
+        kernel: Kernel | None = None,
+        device_id: str = "dut",
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.config = folder / "edged.toml"
         self.notices: list[str] = []
-        self._port, self._top, self._mqtt = port, top, mqtt
+        self._port, self._top, self._mqtt, self._id = port, top, mqtt, device_id
         self._arguments = arguments or ["--config", str(self.config)]
         self._arguments += ["-v"] if verbose else []
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
+        self._kernel = kernel
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
         self.write(body)
@@ -73,7 +80,7 @@ class Device:
         """Write the configuration file."""
         self._port = port or self._port
         self.config.write_text(
-            f'device_id = "dut"\nstate_dir = "{self.folder}/state"\n'
+            f'device_id = "{self._id}"\nstate_dir = "{self.folder}/state"\n'
             f'runtime_dir = "{self.folder}/run"\n{self._top}\n'
             f'[mqtt]\nhost = "127.0.0.1"\nport = {self._port}\n{self._mqtt}\n{body}'
         )
@@ -91,11 +98,12 @@ class Device:
             "NOTIFY_SOCKET": str(address),
             "XDG_STATE_HOME": str(self.folder / "xdg-state"),
             "XDG_RUNTIME_DIR": str(self.folder / "xdg-run"),
-            **self._environment,
+            **self.environment,
         }
+        prefix = () if self._kernel is None else self._kernel.prefix
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edged", "run", *self._arguments],
+                [*prefix, sys.executable, "-m", "edged", "run", *self._arguments],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -166,6 +174,13 @@ class Device:
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         self.wait_end()
+
+    def cut_power(self) -> None:
+        """Take what a power cut takes, but for what the disk had not written: see sim.files."""
+        assert self._kernel is not None, "the power of this machine stays"
+        self.kill()
+        shutil.rmtree(self.folder / "run", ignore_errors=True)  # it may never have come so far
+        self._kernel.boot()
 
     def close(self) -> None:
         """Whatever state it is in: no process is left."""

@@ -762,18 +762,27 @@ def two_inputs(size: Size = (32, 32)) -> bytes:
     return graph.finish([left, right], [graph.softmax(logits)])
 
 
-def custom_op(name: str, size: Size = (32, 32), classes: int = 4) -> bytes:
+def custom_op(
+    name: str, size: Size = (32, 32), classes: int = 4, options: str = "edged tests"
+) -> bytes:
     """Return a uint8 classifier that is a single custom operator of that name."""
     graph = _Graph()
     image = graph.image("uint8", size)
     scores = graph.tensor("scores", (1, classes), "uint8", Quantisation(1 / 256, 0))
-    graph.custom_operator(name, [image], [scores], {"made_by": "edged tests"})
+    graph.custom_operator(name, [image], [scores], {"made_by": options})
     return graph.finish([image], [scores])
 
 
-def edgetpu_custom_op(size: Size = (32, 32), classes: int = 4) -> bytes:
-    """Return what edgetpu_compiler makes of a classifier that fits the accelerator whole."""
-    return custom_op("edgetpu-custom-op", size, classes)
+def edgetpu_custom_op(size: Size = (32, 32), classes: int = 4, mode: str = "ok") -> bytes:
+    """Return what edgetpu_compiler makes of a classifier that fits the accelerator whole.
+
+    Args:
+        size: height and width.
+        classes: how many.
+        mode: what the delegate that stands in for libedgetpu does with it, see delegate.c.
+    """
+    options = "edged tests" if mode == "ok" else f"mode={mode}"
+    return custom_op("edgetpu-custom-op", size, classes, options)
 
 
 # TFLite Metadata: tables by the slots of tflite_support/metadata/metadata_schema.fbs.

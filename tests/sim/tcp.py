@@ -23,11 +23,13 @@ class Proxy:
             cut; later connections pass whole.
         answer_5: what a CONNECT of MQTT 5 gets instead of the broker: these bytes, then the end.
         suback: reason code that every SUBACK gets in the place of the broker's.
+        mute_after: once a client has sent these bytes, it hears nothing any more: no PUBACK.
 
     Attributes:
         port: where it listens.
         refusing: connections are closed as soon as they are made.
         cuts: connections cut so far.
+        mute: how many clients hear nothing any more.
         last_words: once set, what every client gets to read before its connection ends.
     """
 
@@ -39,18 +41,21 @@ class Proxy:
         cut_after: Iterable[int] = (),
         answer_5: bytes | None = None,
         suback: int | None = None,
+        mute_after: bytes | None = None,
     ) -> None:
         self._target_port = target_port
         self._cuts = list(cut_after)
         self._answer_5 = answer_5
         self._suback = suback
+        self.mute_after = mute_after
+        self._mute: set[socket.socket] = set()
         self._left: dict[socket.socket, int] = {}
         self._peer: dict[socket.socket, socket.socket] = {}
         self._clients: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.refusing = False
-        self.cuts = 0
+        self.cuts = self.mute = 0
         self.last_words: bytes | None = None
         self._stop = threading.Event()
         self._selector = selectors.DefaultSelector()
@@ -106,6 +111,11 @@ class Proxy:
             data = b""
         if sock not in self._clients and self._suback is not None and data[:1] == b"\x90":
             data = data[:-1] + bytes([self._suback])
+        if sock in self._clients and self.mute_after is not None and self.mute_after in data:
+            self._mute.add(sock)
+            self.mute += 1
+        if data and self._peer[sock] in self._mute:
+            return
         left = self._left.get(sock)
         if left is not None:
             data, self._left[sock] = data[:left], left - len(data)
@@ -130,6 +140,7 @@ class Proxy:
             end.close()
             del self._peer[end]
             self._clients.discard(end)
+            self._mute.discard(end)
             self._left.pop(end, None)
 
 

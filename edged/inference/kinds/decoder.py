@@ -36,6 +36,10 @@ class Cut:
         return usual if self.min_score is None else self.min_score
 
 
+EVERYTHING = Cut(top_k=100, min_score=0.0)
+"""What a model is compared by, whatever its owner wants to be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Habit:
     """How models of a kind are usually fed, where neither configuration nor file says.
