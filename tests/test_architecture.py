@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 
 # The floors of docs/architecture.md, lowest first; a trailing dot takes a whole package.
 FLOORS = [
-    ["camera.pacing", "config_rules", "drift.histogram", "edged", "errors", "frame",
-     "inference.tensors", "models.fields", "models.seal", "models.strictjson", "models.version",
-     "mqtt.inbound", "mqtt.moment", "mqtt.outbox", "pipeline.counters", "redact", "scene",
+    ["camera.pacing", "config_rules", "drift.disagreement", "drift.histogram", "edged", "errors",
+     "frame", "inference.tensors", "models.fields", "models.seal", "models.strictjson",
+     "models.version", "mqtt.inbound", "mqtt.moment", "mqtt.outbox", "pipeline.counters", "redact", "scene",
      "toml_lines", "views"],
     ["camera.base", "config", "control_wire", "drift.signals", "drift.window",
      "inference.modellabels", "inference.resize", "inference.signature", "models.archive",
