@@ -9,14 +9,15 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 
 # The floors of docs/architecture.md, lowest first; a trailing dot takes a whole package.
 FLOORS = [
-    ["camera.pacing", "config_rules", "drift.histogram", "edged", "errors", "frame",
-     "inference.tensors", "models.fields", "models.seal", "models.strictjson", "models.version",
-     "mqtt.inbound", "mqtt.moment", "mqtt.outbox", "pipeline.counters", "redact", "scene",
-     "toml_lines", "views"],
+    ["camera.pacing", "config_rules", "drift.histogram", "drift.sampling", "edged", "errors",
+     "frame", "inference.tensors", "models.fields", "models.seal", "models.strictjson",
+     "models.version", "mqtt.inbound", "mqtt.moment", "mqtt.outbox", "pipeline.counters", "redact",
+     "scene", "toml_lines", "views"],
     ["camera.base", "config", "control_wire", "drift.signals", "drift.window",
      "inference.modellabels", "inference.resize", "inference.signature", "models.archive",
      "models.desired", "models.target", "mqtt.status", "prediction", "toml_text"],
-    ["config_words", "inference.modelfile", "inference.preprocess", "models.golden",
+    ["config_words", "drift.folding", "drift.records", "inference.modelfile",
+     "inference.preprocess", "models.golden",
      "models.records", "mqtt.messages", "operator.fleetsaid", "pipeline.policy"],
     ["config_text", "inference.kinds.decoder", "models.journal", "models.manifest",
      "models.transitions", "models.trial", "operator.fleetview"],

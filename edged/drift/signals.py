@@ -16,6 +16,9 @@ from edged.drift.histogram import SCALES
 
 Gray = npt.NDArray[np.uint8]
 
+NOTHING = -2
+"""The class of an inference that found nothing."""
+
 SKETCH_SIDE = 112
 """A sketch has at most so many pixels a side."""
 
@@ -32,7 +35,7 @@ class Confidence:
         top1: highest score, 0..1; 0 where nothing was found.
         margin: highest less second highest score, 0..1.
         entropy: of the scores over that of a uniform answer, 0..1.
-        label: number of the best class; -1 where nothing was found.
+        label: number of the best class; `NOTHING` where nothing was found.
     """
 
     top1: float
@@ -69,13 +72,13 @@ def sketch(tensor: npt.NDArray[np.uint8]) -> Gray:
     """Return a small copy of a picture: every nth pixel of its green channel.
 
     Args:
-        tensor: uint8, shape (height, width, 3).
+        tensor: uint8, shape (height, width, 3), or (height, width, 1).
 
     Returns:
         uint8, at most `SKETCH_SIDE` pixels a side, own memory.
     """
     step = max(1, -(-max(tensor.shape[:2]) // SKETCH_SIDE))
-    return np.ascontiguousarray(tensor[::step, ::step, 1])
+    return tensor[::step, ::step, tensor.shape[2] // 2].copy()
 
 
 def look(gray: Gray) -> Look:

@@ -65,7 +65,7 @@ class Tally:
         errors: inferences that failed or could not be read.
         sampled: inferences looked at closely; the histograms are about these.
         repeated: sampled pictures that were bit by bit the one before.
-        best: how often each class was best, of all inferences; class number to count.
+        best: how often each class was best, of all inferences: `TOP_CLASSES`, and `OTHER`.
         classes: of the sampled ones: `TOP_CLASSES`, and `OTHER`.
         invoke: invoke times, shape (len(LATENCY_EDGES_MS) + 1,).
         histograms: by signal, as `SCALES`.
