@@ -20,7 +20,7 @@ from edged.config import ModelConfig
 from edged.drift.folding import Folding
 from edged.drift.histogram import EDGES, SCALES
 from edged.drift.records import encode_window, parse_window
-from edged.drift.signals import NOTHING, Confidence, classified, look, sketch
+from edged.drift.signals import EDGE_POINTS, NOTHING, Confidence, classified, look, sketch
 from edged.drift.window import LATENCY_EDGES_MS, OTHER, TOP_CLASSES, Subject, Window, add, total
 from edged.errors import DriftError
 from edged.inference.kinds.classification import ClassificationDecoder
@@ -203,7 +203,7 @@ def test_a_tally_counts_what_happened() -> None:
     assert (tally.sampled, tally.repeated) == (4, 3)
     assert tally.histograms["top1"].sum() == 4
     assert tally.histograms["top1"][24] == 4
-    assert abs(int(tally.histograms["edges"].sum()) - 4) <= 4
+    assert abs(int(tally.histograms["edges"].sum()) - 4 * EDGE_POINTS) <= 16
     assert tally.invoke.sum() == 4
 
 

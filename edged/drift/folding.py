@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 
 from edged.drift.histogram import SCALES, empty
-from edged.drift.signals import Confidence, Look
+from edged.drift.signals import Confidence, Look, edge_points
 from edged.drift.window import (
     LATENCY_EDGES_MS,
     OTHER,
@@ -38,9 +38,7 @@ class Folding:
         self._best: Counter[int] = Counter()
         self._classes: dict[int, ClassCount] = {}
         self._invoke = [0] * (len(LATENCY_EDGES_MS) + 1)
-        self._histograms = {signal: empty(signal) for signal in SCALES if signal != "edges"}
-        # Shares of gradients, rounded when all is added: a sample is one, as in the others.
-        self._edges = np.zeros(SCALES["edges"].bins)
+        self._histograms = {signal: empty(signal) for signal in SCALES}
         self._last_print: int | None = None
 
     @property
@@ -84,7 +82,7 @@ class Folding:
             return False
         for signal, value in figures.items():
             self._histograms[signal][SCALES[signal].bin(value)] += 1
-        self._edges += look.edges
+        self._histograms["edges"] += edge_points(look)
         self._sampled += 1
         self._repeated += look.print == self._last_print
         self._last_print = look.print
@@ -108,8 +106,6 @@ class Folding:
             dropped: of them, those that no model saw.
             failed: inferences that the model failed on.
         """
-        histograms = dict(self._histograms)
-        histograms["edges"] = np.rint(self._edges).astype(np.int64)
         return Tally(
             frames=frames,
             inferred=self._inferred,
@@ -120,7 +116,7 @@ class Folding:
             best=_top(self._best),
             classes=top_classes(self._classes),
             invoke=np.array(self._invoke, np.int64),
-            histograms=histograms,
+            histograms={signal: counts.copy() for signal, counts in self._histograms.items()},
             paired=self._paired,
             disagreed=self._disagreed,
         )
