@@ -29,6 +29,7 @@ _MOST_CLASS = 10**6
 _LATEST_MS = 253_402_300_800_000  # the year 10000
 _KEY = re.compile(r"-?(0|[1-9][0-9]{0,6})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_VIEW = re.compile(r"[0-9a-f]{0,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _BOOT = re.compile(r"[0-9a-f]{8,32}")
 _COUNTS = (
@@ -59,6 +60,7 @@ def encode_window(window: Window) -> bytes:
             "sha256": subject.sha256,
             "runtime": subject.runtime,
             "accelerator": subject.accelerator,
+            "view": subject.view,
             "trial": window.trial,
             "n": {name: getattr(tally, name) for name in _COUNTS},
             "best": {str(number): tally.best[number] for number in sorted(tally.best)},
@@ -102,6 +104,7 @@ def _window(message: dict[str, object]) -> Window:
         sha256=fields.match("sha256", _SHA256, "64 hex digits"),
         runtime=fields.text("runtime"),
         accelerator=fields.text("accelerator"),
+        view=fields.match("view", _VIEW, "up to 64 hex digits"),
     )
     tau = fields.optional_number("tau", 0.0, 1e9)
     return Window(

@@ -36,6 +36,8 @@ class Subject:
         sha256: of the package, or of the bare file.
         runtime: name and version, e.g. `litert 2.3.0`.
         accelerator: `cpu`, `usb:0`...
+        view: digest of the camera's configuration: another source or rotation under the same name
+            is another view; "" where that is not known.
     """
 
     camera: str
@@ -44,6 +46,7 @@ class Subject:
     sha256: str
     runtime: str
     accelerator: str
+    view: str = ""
 
 
 @dataclass(frozen=True, slots=True)
