@@ -15,14 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from edged.drift.histogram import SCALES
+from edged.drift.signals import EDGE_POINTS
 from edged.drift.window import LATENCY_EDGES_MS, Tally, Window, total
 from edged.errors import DriftError
 
 _LONGEST_S = 7200.0
 # No camera gives more frames in a second, nor any board more inferences.
 _MOST_A_SECOND = 1000
-# The shares of gradients are rounded bin by bin.
-_ROUNDING = SCALES["edges"].bins
+# What one sample adds to a histogram at most; the shares of gradients are rounded bin by bin.
+_POINTS = {"edges": EDGE_POINTS + SCALES["edges"].bins}
 _COUNTS = (
     *("frames", "inferred", "dropped", "errors", "sampled", "repeated", "paired"),
     "disagreed",
@@ -185,7 +186,7 @@ def _impossible_histogram(tally: Tally) -> str:
         if scale is None or counts.shape != (scale.bins,) or counts.dtype != np.int64:
             return "has a histogram that nobody knows"
         # Bin by bin first: a sum of huge numbers may come out small.
-        most = tally.sampled + (_ROUNDING if signal == "edges" else 0)
+        most = tally.sampled * _POINTS.get(signal, 1)
         if counts.min() < 0 or counts.max() > most or counts.sum() > most:
             return "has a histogram of more than it sampled"
     if tally.invoke.shape != (len(LATENCY_EDGES_MS) + 1,) or tally.invoke.dtype != np.int64:

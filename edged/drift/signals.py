@@ -9,18 +9,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edged.drift.histogram import SCALES
+from edged.drift.histogram import SCALES, Counts
 
 Gray = npt.NDArray[np.uint8]
+
+NOTHING = -2
+"""The class of an inference that found nothing."""
 
 SKETCH_SIDE = 112
 """A sketch has at most so many pixels a side."""
 
-# Weaker gradients are noise of the sensor.
-_LEAST_GRADIENT = 8
+EDGE_POINTS = 64
+"""What one picture adds to the histogram of edges, in all."""
+
+# Weaker gradients of the picture at half size, which is faster and quieter, are the sensor's noise.
+_LEAST_GRADIENT = 12.0
 _EDGE_BINS = SCALES["edges"].bins
 
 
@@ -32,7 +39,7 @@ class Confidence:
         top1: highest score, 0..1; 0 where nothing was found.
         margin: highest less second highest score, 0..1.
         entropy: of the scores over that of a uniform answer, 0..1.
-        label: number of the best class; -1 where nothing was found.
+        label: number of the best class; `NOTHING` where nothing was found.
     """
 
     top1: float
@@ -69,13 +76,13 @@ def sketch(tensor: npt.NDArray[np.uint8]) -> Gray:
     """Return a small copy of a picture: every nth pixel of its green channel.
 
     Args:
-        tensor: uint8, shape (height, width, 3).
+        tensor: uint8, shape (height, width, 3), or (height, width, 1).
 
     Returns:
         uint8, at most `SKETCH_SIDE` pixels a side, own memory.
     """
     step = max(1, -(-max(tensor.shape[:2]) // SKETCH_SIDE))
-    return np.ascontiguousarray(tensor[::step, ::step, 1])
+    return tensor[::step, ::step, tensor.shape[2] // 2].copy()
 
 
 def look(gray: Gray) -> Look:
@@ -84,26 +91,30 @@ def look(gray: Gray) -> Look:
     Args:
         gray: uint8, shape (height, width), both at least 3.
     """
-    values = gray.astype(np.int16)
-    luma, contrast = float(gray.mean()), float(gray.std())
-    inner = values[1:-1, 1:-1]
-    laplacian = (
-        values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * inner
-    )
-    variance = float(laplacian.astype(np.float32).var())
+    means, deviations = cv2.meanStdDev(gray)
+    luma, contrast = float(means[0, 0]), float(deviations[0, 0])
+    laplacian = cv2.Laplacian(gray, cv2.CV_16S)[1:-1, 1:-1]
+    deviation = float(cv2.meanStdDev(laplacian)[1][0, 0])
     height, width = gray.shape
     half_y, half_x = height // 2, width // 2
-    rows, columns = gray.mean(axis=1), gray.mean(axis=0)
+    rows = cv2.reduce(gray, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)
+    columns = cv2.reduce(gray, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[0]
     scale = 2.0 * contrast if contrast > 1.0 else math.inf
     return Look(
         luma,
         contrast,
-        math.log2(variance) if variance > 0.25 else -2.0,
+        2.0 * math.log2(deviation) if deviation > 0.5 else -2.0,
         float(columns[-half_x:].mean() - columns[:half_x].mean()) / scale,
         float(rows[-half_y:].mean() - rows[:half_y].mean()) / scale,
-        _edges(values),
+        _edges(gray),
         hash(gray.tobytes()),
     )
+
+
+def edge_points(look: Look) -> Counts:
+    """Return what a picture adds to the histogram of edges: its shares of `EDGE_POINTS`."""
+    points: Counts = np.rint(look.edges * EDGE_POINTS).astype(np.int64)
+    return points
 
 
 def classified(scores: npt.NDArray[np.float32]) -> Confidence:
@@ -127,15 +138,15 @@ def classified(scores: npt.NDArray[np.float32]) -> Confidence:
     return Confidence(first, first - second, min(max(entropy, 0.0), 1.0), label)
 
 
-def _edges(values: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-    across = values[1:-1, 2:] - values[1:-1, :-2]
-    down = values[2:, 1:-1] - values[:-2, 1:-1]
-    strength = np.abs(across) + np.abs(down)
-    clear = strength >= _LEAST_GRADIENT
-    if not clear.any():
-        return np.zeros(_EDGE_BINS)
-    angle = np.arctan2(down[clear].astype(np.float32), across[clear].astype(np.float32))
-    bins = ((angle / math.pi + 1.0) * _EDGE_BINS).astype(np.intp) % _EDGE_BINS
-    weights = np.bincount(bins, strength[clear], _EDGE_BINS)
-    shares: npt.NDArray[np.float64] = weights / weights.sum()
-    return shares
+def _edges(gray: Gray) -> npt.NDArray[np.float64]:
+    height, width = gray.shape
+    half = cv2.resize(gray, (max(3, width // 2), max(3, height // 2)), interpolation=cv2.INTER_AREA)
+    across = cv2.Sobel(half, cv2.CV_32F, 1, 0, ksize=1)[1:-1, 1:-1]
+    down = cv2.Sobel(half, cv2.CV_32F, 0, 1, ksize=1)[1:-1, 1:-1]
+    strength, angle = cv2.cartToPolar(across, down)
+    strength[strength < _LEAST_GRADIENT] = 0.0
+    # A gradient and its opposite are the same edge. An angle a hair below 2 pi rounds up to it.
+    bins = (angle * (_EDGE_BINS / math.pi)).astype(np.intp).ravel() % _EDGE_BINS
+    weights = np.bincount(bins, strength.ravel(), _EDGE_BINS)
+    total = float(weights.sum())
+    return weights / total if total > 0.0 else np.zeros(_EDGE_BINS)

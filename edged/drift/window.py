@@ -36,6 +36,8 @@ class Subject:
         sha256: of the package, or of the bare file.
         runtime: name and version, e.g. `litert 2.3.0`.
         accelerator: `cpu`, `usb:0`...
+        view: digest of the camera's configuration: another source or rotation under the same name
+            is another view; "" where that is not known.
     """
 
     camera: str
@@ -44,6 +46,7 @@ class Subject:
     sha256: str
     runtime: str
     accelerator: str
+    view: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Tally:
         errors: inferences that failed or could not be read.
         sampled: inferences looked at closely; the histograms are about these.
         repeated: sampled pictures that were bit by bit the one before.
-        best: how often each class was best, of all inferences; class number to count.
+        best: how often each class was best, of all inferences: `TOP_CLASSES`, and `OTHER`.
         classes: of the sampled ones: `TOP_CLASSES`, and `OTHER`.
         invoke: invoke times, shape (len(LATENCY_EDGES_MS) + 1,).
         histograms: by signal, as `SCALES`.
