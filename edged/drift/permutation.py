@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
+from functools import lru_cache
+from itertools import combinations, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +76,6 @@ def compare(canary: Numbers, control: Numbers, alpha: float) -> list[Difference]
     ]
 
 
-def least_p(canary: int, control: int) -> float:
-    """Return the smallest p-value that so many devices can give."""
-    return 1.0 / math.comb(canary + control, canary)
-
-
 def _limits(
     picks: Numbers, exchanged: Numbers, seen: Numbers, chosen: int, alpha: float
 ) -> list[tuple[float, float]]:
@@ -98,17 +94,18 @@ def _limits(
     return list(zip(shifts[rank - 1].tolist(), shifts[-rank].tolist(), strict=True))
 
 
+@lru_cache(maxsize=8)
 def _picks(devices: int, chosen: int) -> Numbers:
     """Return other choices of canaries, shape (choices, devices), 1 where chosen."""
     count = math.comb(devices, chosen) - 1
     picks = np.zeros((min(count, MOST_EXCHANGES), devices))
     if count <= MOST_EXCHANGES:
-        for row, members in enumerate(list(combinations(range(devices), chosen))[1:]):
-            picks[row, list(members)] = 1.0
-        return picks
-    rng = np.random.default_rng(_SEED)
-    for row in range(MOST_EXCHANGES):
-        while not picks[row].any() or picks[row, :chosen].all():
-            picks[row] = 0.0
-            picks[row, rng.choice(devices, chosen, replace=False)] = 1.0
+        others = islice(combinations(range(devices), chosen), 1, None)
+        members = np.array(list(others), np.intp).reshape(-1, chosen)
+    else:
+        rng = np.random.default_rng(_SEED)
+        members = rng.random((MOST_EXCHANGES, devices)).argsort(axis=1)[:, :chosen]
+        members[members.max(axis=1) < chosen, 0] = chosen  # the canary itself is no exchange
+    np.put_along_axis(picks, members, 1.0, axis=1)
+    picks.flags.writeable = False
     return picks
