@@ -44,6 +44,7 @@ class Cohorts:
         candidate: (version, sha256).
         baseline: (version, sha256) of what ran before, and on the control still runs.
         began_ms: when half of the canaries had begun; Unix time in ms.
+        canaries: devices that ran the candidate, or those of them that were named.
         units: devices that can be compared.
         left_out: why other devices cannot be, in words.
         passed_over: windows that are of no use here, by why.
@@ -52,6 +53,7 @@ class Cohorts:
     candidate: tuple[str, str]
     baseline: tuple[str, str]
     began_ms: int
+    canaries: frozenset[str]
     units: tuple[Unit, ...]
     left_out: dict[str, str]
     passed_over: dict[str, int] = field(default_factory=dict)
@@ -74,17 +76,7 @@ def split(
     Raises:
         DriftError: `candidate_unseen`, `baseline_unseen`.
     """
-    packages: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for window in windows:
-        packages[_package(window)].add(window.device)
-    theirs = {one: devices for one, devices in packages.items() if one[0] == candidate}
-    others = {one: devices for one, devices in packages.items() if one[0] != candidate}
-    if not theirs:
-        seen = ", ".join(sorted({version for version, _ in others})) or "none"
-        raise DriftError("candidate_unseen", f"no window is of {candidate}; versions: {seen}.")
-    if not others:
-        raise DriftError("baseline_unseen", f"all windows are of {candidate}: nothing to compare.")
-    chosen, baseline = _commonest(theirs), _commonest(others)
+    chosen, baseline = _packages(windows, candidate)
     passed_over: Counter[str] = Counter()
     by_device: defaultdict[str, list[Window]] = defaultdict(list)
     for window in windows:
@@ -105,21 +97,36 @@ def split(
     began_ms = int(statistics.median_low(tried.values()))
     units, left_out = [], {}
     for device, known in sorted(by_device.items()):
-        if device in tried:
-            cohort: Cohort = "canary"
-        elif control is None or device in control:
-            cohort = "control"
-        else:
+        if device not in tried and control is not None and device not in control:
             continue
-        since_ms = tried.get(device, began_ms)
         old = [one for one in known if _package(one) == baseline]
-        new = old if cohort == "control" else [one for one in known if _package(one) == chosen]
-        unit = _unit(device, cohort, old, new, since_ms)
-        if isinstance(unit, Unit):
-            units.append(unit)
+        new = [one for one in known if _package(one) == chosen]
+        if device in tried:
+            unit = _unit(device, "canary", old, new, tried[device])
         else:
-            left_out[device] = unit
-    return Cohorts(chosen, baseline, began_ms, tuple(units), left_out, dict(passed_over))
+            unit = _unit(device, "control", old, old, began_ms)
+        if unit is None:
+            left_out[device] = "no camera with samples both before and after"
+        else:
+            units.append(unit)
+    return Cohorts(
+        chosen, baseline, began_ms, frozenset(tried), tuple(units), left_out, dict(passed_over)
+    )
+
+
+def _packages(windows: Sequence[Window], candidate: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return (version, sha256) of the candidate, and of what ran before."""
+    packages: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for window in windows:
+        packages[_package(window)].add(window.device)
+    theirs = {one: devices for one, devices in packages.items() if one[0] == candidate}
+    others = {one: devices for one, devices in packages.items() if one[0] != candidate}
+    if not theirs:
+        seen = ", ".join(sorted({version for version, _ in others})) or "none"
+        raise DriftError("candidate_unseen", f"no window is of {candidate}; versions: {seen}.")
+    if not others:
+        raise DriftError("baseline_unseen", f"all windows are of {candidate}: nothing to compare.")
+    return _commonest(theirs), _commonest(others)
 
 
 def _commonest(packages: dict[tuple[str, str], set[str]]) -> tuple[str, str]:
@@ -129,14 +136,14 @@ def _commonest(packages: dict[tuple[str, str], set[str]]) -> tuple[str, str]:
 
 def _unit(
     device: str, cohort: Cohort, old: list[Window], new: list[Window], since_ms: int
-) -> Unit | str:
+) -> Unit | None:
     before = [one for one in old if one.began_ms + one.seconds * 1000.0 <= since_ms]
     after = [one for one in new if one.began_ms >= since_ms]
     cameras = _cameras(before) & _cameras(after)
     before = [one for one in before if one.subject.camera in cameras]
     after = [one for one in after if one.subject.camera in cameras]
     if not cameras:
-        return "no camera with samples both before and after"
+        return None
     return Unit(device, cohort, share_of(before), share_of(after), _pairs(after))
 
 

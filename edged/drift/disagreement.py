@@ -6,7 +6,7 @@ with a chance of at most alpha, however often one looks (Ville's inequality).
 
 That holds for observations of which the earlier ones say nothing about the next. Frames of a video
 are not such: on frames the same test is wrong more often than right. So an observation is the mean
-of a block of three quarters of the autocorrelation time, and as much is passed over before the
+of a block that lasts one autocorrelation time, and three quarters of it are passed over before the
 next.
 """
 
@@ -17,12 +17,11 @@ from typing import Literal
 
 import numpy as np
 
-ALPHA = 0.01
+ALPHA = 0.005
 """How often, at most, a test may ever be wrong in each direction."""
 
-# In autocorrelation times. Of an exponential memory exp(-2 t / tau) 6 % is left from one block to
-# the next; longer ones need more frames, shorter ones are wrong more often.
-_BLOCK = 0.75
+# In autocorrelation times: longer ones need more frames, shorter ones are wrong more often.
+_BLOCK = 1.0
 _GAP = 0.75
 _BETS = 31
 _OVERFLOW = 700.0

@@ -91,7 +91,7 @@ def _p95_ms(tally: Tally) -> float:
     at = int(np.searchsorted(reached, wanted))
     last = len(LATENCY_EDGES_MS) - 1
     if at > last:
-        return LATENCY_EDGES_MS[last]
-    high = LATENCY_EDGES_MS[at]
+        return float(LATENCY_EDGES_MS[last])
+    high = float(LATENCY_EDGES_MS[at])
     part = (wanted - float(reached[at] - tally.invoke[at])) / float(tally.invoke[at])
-    return high * math.sqrt(2.0) ** (part - 1.0)
+    return float(high * math.sqrt(2.0) ** (part - 1.0))

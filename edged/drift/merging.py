@@ -85,27 +85,33 @@ class Merged:
 
 def implausible(window: Window) -> str:
     """Return why a window cannot be true, or ""."""
-    tally, seconds = window.tally, window.seconds
-    if not (math.isfinite(seconds) and 0.0 < seconds <= _LONGEST_S):
-        return "lasts no time that a window lasts"
-    if window.tau is not None and not (math.isfinite(window.tau) and window.tau >= 0.0):
-        return "tau is no number of samples"
-    counts = [getattr(tally, name) for name in _COUNTS]
-    counts += [*tally.best.values(), *(one.count for one in tally.classes.values())]
-    if not all(0 <= count <= _MOST_A_SECOND * (seconds + 1.0) for count in counts):
-        return "counts more, or less, than there can be"
-    if tally.sampled > tally.inferred or tally.repeated > tally.sampled:
-        return "samples more than there was"
-    if tally.disagreed > tally.paired or tally.paired > tally.inferred:
-        return "disagrees more often than it asked"
-    if sum(tally.best.values()) > tally.inferred:
-        return "names more answers than there were inferences"
+    tally, seconds, tau = window.tally, window.seconds, window.tau
     named = tally.classes.values()
-    if sum(one.count for one in named) > tally.sampled or any(
-        not 0 <= one.score_milli <= 1000 * one.count for one in named
-    ):
-        return "names more classes than it sampled"
-    return _impossible_histogram(tally)
+    counts = [getattr(tally, name) for name in _COUNTS]
+    counts += [*tally.best.values(), *(one.count for one in named)]
+    checks = (
+        (0.0 < seconds <= _LONGEST_S, "lasts no time that a window lasts"),
+        (tau is None or 0.0 <= tau < math.inf, "tau is no number of samples"),
+        (
+            all(0 <= count <= _MOST_A_SECOND * (seconds + 1.0) for count in counts),
+            "counts more, or less, than there can be",
+        ),
+        (tally.repeated <= tally.sampled <= tally.inferred, "samples more than there was"),
+        (
+            tally.disagreed <= tally.paired <= tally.inferred,
+            "disagrees more often than it asked",
+        ),
+        (
+            sum(tally.best.values()) <= tally.inferred
+            and sum(one.count for one in named) <= tally.sampled,
+            "names more answers than there were inferences",
+        ),
+        (
+            all(0 <= one.score_milli <= 1000 * one.count for one in named),
+            "is surer than certain",
+        ),
+    )
+    return next((why for holds, why in checks if not holds), "") or _impossible_histogram(tally)
 
 
 def sift(windows: Iterable[Window]) -> Sifted:
@@ -181,19 +187,21 @@ def _attempts(tally: Tally) -> int:
 
 
 def _impossible_histogram(tally: Tally) -> str:
-    for signal, counts in tally.histograms.items():
-        scale = SCALES.get(signal)
-        if scale is None or counts.shape != (scale.bins,) or counts.dtype != np.int64:
-            return "has a histogram that nobody knows"
-        # Bin by bin first: a sum of huge numbers may come out small.
-        most = tally.sampled * _POINTS.get(signal, 1)
-        if counts.min() < 0 or counts.max() > most or counts.sum() > most:
-            return "has a histogram of more than it sampled"
-    if tally.invoke.shape != (len(LATENCY_EDGES_MS) + 1,) or tally.invoke.dtype != np.int64:
+    parts = [
+        (tally.histograms[signal], scale.bins, tally.sampled * _POINTS.get(signal, 1))
+        for signal, scale in SCALES.items()
+        if signal in tally.histograms
+    ]
+    parts.append((tally.invoke, len(LATENCY_EDGES_MS) + 1, tally.inferred))
+    if not tally.histograms.keys() <= SCALES.keys() or any(
+        counts.shape != (bins,) or counts.dtype != np.int64 for counts, bins, _ in parts
+    ):
         return "has a histogram that nobody knows"
-    most = tally.inferred
-    if tally.invoke.min() < 0 or tally.invoke.max() > most or tally.invoke.sum() > most:
-        return "has a histogram of more than it inferred"
+    # Bin by bin first: a sum of huge numbers may come out small.
+    if any(
+        counts.min() < 0 or counts.max() > most or counts.sum() > most for counts, _, most in parts
+    ):
+        return "has a histogram of more than there was"
     return ""
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from edged.drift.cohorts import Cohorts, Unit
 from edged.drift.disagreement import BudgetTest, judged
+from edged.drift.failures import failures
 from edged.drift.figures import figures, mix_distance
 from edged.drift.permutation import Difference, compare
 
@@ -114,11 +115,6 @@ class Verdict:
     pairs: dict[str, BudgetTest] = field(default_factory=dict)
 
 
-# A device fails more than before only where chance would say so in one of 1000 cases.
-_FAILING_P = 0.001
-_FAILING_SHARE = 0.05
-
-
 def changes(unit: Unit) -> list[float]:
     """Return how a device changed, by signal, larger being worse."""
     before, after = figures(unit.before.tally), figures(unit.after.tally)
@@ -142,7 +138,7 @@ def decide(cohorts: Cohorts, terms: Terms = Terms()) -> Verdict:
     canary = [unit for unit in cohorts.units if unit.cohort == "canary"]
     control = [unit for unit in cohorts.units if unit.cohort == "control"]
     pairs = _pairs(canary, terms.budget)
-    failing, errors = _failures(canary, control)
+    failing, errors = failures(canary, control)
     judged_signals = _judge(canary, control, terms) if canary and control else ()
     harm = [_harm(one) for one in judged_signals if one.harmful]
     if errors and len(failing) > 1:
@@ -208,42 +204,6 @@ def _missing(units: list[Unit], cohort: str, terms: Terms) -> list[str]:
     return said
 
 
-def _failures(canary: list[Unit], control: list[Unit]) -> tuple[tuple[str, ...], str]:
-    """Return the canaries that fail more than before, and words where that is the candidate."""
-    failing = tuple(unit.device for unit in canary if _fails_more(unit))
-    others = sum(_fails_more(unit) for unit in control)
-    if not failing or others * len(canary) * 2 > len(failing) * len(control):
-        return failing, ""
-    words = (
-        f"inferences fail more than before on {len(failing)} of {len(canary)} canaries"
-        f" ({', '.join(failing)}), each beyond chance, and on {others} of {len(control)} others"
-    )
-    return failing, words
-
-
-def _fails_more(unit: Unit) -> bool:
-    """Return whether more windows of a device have failures than before: Fisher's exact test.
-
-    Windows are counted, not failures: these come in bursts.
-    """
-    before, after = unit.before, unit.after
-    if after.failing / after.windows - before.failing / before.windows < _FAILING_SHARE:
-        return False
-    failing, windows = before.failing + after.failing, before.windows + after.windows
-    logs = [
-        _log_choose(after.windows, count) + _log_choose(before.windows, failing - count)
-        for count in range(after.failing, min(failing, after.windows) + 1)
-    ]
-    whole = _log_choose(windows, failing)
-    return math.fsum(math.exp(one - whole) for one in logs) < _FAILING_P
-
-
-def _log_choose(of: int, chosen: int) -> float:
-    if not 0 <= chosen <= of:
-        return -math.inf
-    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
-
-
 def _pairs(canary: list[Unit], budget: float | None) -> dict[str, BudgetTest]:
     if budget is None:
         return {}
@@ -255,9 +215,9 @@ def _disagreement(pairs: dict[str, BudgetTest], budget: float | None, canaries: 
         return []
     above = [device for device, test in pairs.items() if test.answer == "above"]
     if above:
+        names = ", ".join(above)
         return [
-            f"it disagrees with the model before on more than {budget:.0%} of what both saw:"
-            f" {', '.join(above)}; whether for better or worse, labels must say"
+            f"disagrees on more than {budget:.0%}: {names}; for better or worse, labels must say"
         ]
     within = sum(test.answer == "within" for test in pairs.values())
     if within * 2 <= canaries:

@@ -40,6 +40,8 @@ class Desk:
         topics: to listen to, below the prefix; wildcards allowed.
         note: called with a sentence for the person at the desk.
         timing: how long to wait.
+        hear: called with the topic and payload of each message, in place of the view of the
+            fleet; on the thread of the connection.
 
     Raises:
         DeviceError: on entering: `broker_*`.
@@ -51,8 +53,11 @@ class Desk:
         topics: Iterable[str],
         note: Callable[[str], None],
         timing: Timing | None = None,
+        *,
+        hear: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self._config = config
+        self._hear = hear
         self._topics = [f"{config.topic_prefix}/{topic}" for topic in topics]
         self._note = note
         self._timing = timing or Timing(retry_most_s=15.0)
@@ -212,6 +217,9 @@ class Desk:
 
     def _receive(self, _line: Connection, message: Inbound) -> None:
         message.acknowledge()
+        if self._hear is not None:
+            self._hear(message.topic, message.payload)
+            return
         with self._lock:
             said = self._fleet.take(message.topic, message.payload)
             if said is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from edged.command import UsageError
 from edged.errors import MessageError
 from edged.operator import fleetcommands as run
-from edged.operator import fleetoptions
+from edged.operator import fleetdrift, fleetoptions
 
 _Command = Callable[[argparse.Namespace], int]
 
@@ -95,6 +95,11 @@ def add_fleet_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
     fleetoptions.add_devices(cancel, group=False)
     fleetoptions.add_watch(cancel, expect=False)
 
+    drift = _add(
+        commands, "drift", fleetdrift.drift, "what devices saw, and whether to promote a candidate"
+    )
+    fleetdrift.add_drift_options(drift)
+
 
 def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
@@ -104,7 +109,7 @@ def _add(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
     fleetoptions.add_broker_options(parser)
-    if command is not run.watch:
+    if command not in (run.watch, fleetdrift.drift):
         fleetoptions.add_listening(parser)
     parser.set_defaults(command=lambda args: _as_usage(command, args))
     return parser

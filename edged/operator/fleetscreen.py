@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("DEVICE", "ONLINE", "MODEL", "ACTIVE", "PREVIOUS", "TRIAL", "LATEST",
              "LAST DEPLOYMENT", "EDGED")  # fmt: skip
-_BAD = frozenset({"FAILED", "REJECTED", "ROLLED_BACK", "REFUSED"})
-_GOOD = frozenset({"SUCCEEDED", "COMMITTED", "online", "yes"})
+_BAD = frozenset({"worse", "FAILED", "REJECTED", "ROLLED_BACK", "REFUSED"})
+_GOOD = frozenset({"harmless", "SUCCEEDED", "COMMITTED", "online", "yes"})
 _PALE = frozenset({"offline", "no", "waiting", "-"})
 _BAR = 20
 
@@ -95,12 +95,22 @@ def print_sent(topic: str, payload: bytes) -> None:
 
 
 def print_fleet(rows: Sequence[Sequence[str]]) -> None:
-    """Print the table of `fleet_rows`; on a terminal without columns that say nothing."""
+    """Print the table of `fleet_rows`."""
+    print_table(_HEADINGS, rows)
+
+
+def print_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; on a terminal without columns that say nothing.
+
+    Args:
+        names: of the columns.
+        rows: a cell for each; `-` says nothing.
+    """
     if not sys.stdout.isatty():
-        print("\n".join(columns([_HEADINGS, *rows], sys.maxsize)))
+        print("\n".join(columns([names, *rows], sys.maxsize)))
         return
-    said = [at for at in range(len(_HEADINGS)) if any(row[at] != "-" for row in rows)]
-    headings, cells = [_HEADINGS[at] for at in said], [[row[at] for at in said] for row in rows]
+    said = [at for at in range(len(names)) if any(row[at] != "-" for row in rows)]
+    headings, cells = [names[at] for at in said], [[row[at] for at in said] for row in rows]
     if not _has_rich():
         print("\n".join(columns([headings, *cells], shutil.get_terminal_size().columns)))
         return
