@@ -156,8 +156,14 @@ def _place(window: Window) -> tuple[str, int, str, int]:
 
 
 def _cameras(windows: list[Window]) -> set[str]:
-    """Return the cameras of which something was sampled."""
-    return {one.subject.camera for one in windows if one.tally.sampled and one.tally.invoke.any()}
+    """Return the cameras of which there is something of all that is compared."""
+    return {
+        one.subject.camera
+        for one in windows
+        if one.tally.sampled
+        and one.tally.invoke.any()
+        and one.tally.histograms.keys() >= {"top1", "entropy"}
+    }
 
 
 def _pairs(windows: list[Window]) -> tuple[Pairs, ...]:

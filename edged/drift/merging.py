@@ -202,6 +202,10 @@ def _impossible_histogram(tally: Tally) -> str:
         counts.min() < 0 or counts.max() > most or counts.sum() > most for counts, _, most in parts
     ):
         return "has a histogram of more than there was"
+    # A share of the gradients may be missing, where there are none; a sample of the rest may not.
+    whole = [counts for signal, counts in tally.histograms.items() if signal != "edges"]
+    if any(counts.sum() != tally.sampled for counts in whole):
+        return "has a histogram of less than it sampled"
     return ""
 
 

@@ -252,7 +252,7 @@ def said(signal: Signal, value: float) -> str:
     """Return a difference of a signal as people read it."""
     if signal.ratio:
         return f"x{math.exp(value):.2f}" if value < 700.0 else "x inf"
-    return f"{value:+.4f}" if signal.margin < 0.01 else f"{value:+.3f}"
+    return f"{value:+.3%}" if signal.margin < 0.01 else f"{value:+.3f}"
 
 
 def _margin(signal: Signal) -> str:

@@ -31,8 +31,8 @@ def merged_rows(groups: Iterable[Merged]) -> list[list[str]]:
                     *group, device, str(share.windows), f"{share.hours:.1f}",
                     str(share.tally.sampled), f"{share.n_effective:.0f}", f"{seen.errors:.4%}",
                     f"{seen.p95_ms:.1f}", f"{seen.top1:.3f}", f"{seen.entropy:.3f}",
-                    f"{seen.largest:.3f}", f"{seen.repeated:.3f}", f"{seen.luma:.0f}",
-                    f"{seen.sharpness:.1f}",
+                    f"{seen.largest:.3f}", f"{seen.repeated:.3f}",
+                    f"{seen.luma:.0f}", f"{seen.sharpness:.1f}",
                 ]
             )  # fmt: skip
     return rows

@@ -188,11 +188,13 @@ def _report(args: argparse.Namespace, sifted: Sifted, reading: Reading) -> int:
 
 def _print_verdict(cohorts: Cohorts, verdict: Verdict) -> None:
     if cohorts.units:
+        print()
         print_table(driftsaid.CHANGES, driftsaid.change_rows(cohorts))
     if verdict.judged:
+        print()
         print_table(driftsaid.JUDGED, driftsaid.judged_rows(verdict.judged))
     candidate, baseline = cohorts.candidate[0], cohorts.baseline[0]
-    print(f"{verdict.decision}: {candidate} against {baseline}")
+    print(f"\n{verdict.decision}: {candidate} against {baseline}")
     for reason in verdict.reasons:
         print(f"  {reason}")
 

@@ -132,7 +132,7 @@ class _Device:
             began_h = first_h + at * step_h
             night = 0.04 if began_h % 24 < 8 else 0.0
             failing = candidate.failing + 2e-5
-            if burst is not None and burst <= at < burst + 12:
+            if burst is not None and burst <= at < burst + max(1, round(1.0 / step_h)):
                 failing += 0.05
             tally = self._tally(
                 course[at], candidate, lost, failing, night, float(hot[min(at, len(hot) - 1)])
