@@ -121,9 +121,10 @@ class Recording:
 
     def add(self, windows: Iterable[Window]) -> None:
         """Write windows, and see that they are on the disk."""
+        if not (lines := b"".join(encode_window(window) + b"\n" for window in windows)):
+            return
         try:
-            for window in windows:
-                self._stream.write(encode_window(window) + b"\n")
+            self._stream.write(lines)
             self._stream.flush()
             os.fsync(self._stream.fileno())
         except OSError as error:

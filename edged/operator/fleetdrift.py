@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -132,22 +133,21 @@ def _record(args: argparse.Namespace, reading: Reading) -> int:
         raise UsageError("--record only writes; then read with --files.")
     config = broker_of(args)
     inbox = Inbox(config.topic_prefix, reading)
-    limit_mono_s = float("inf") if args.seconds is None else time.monotonic() + args.seconds
+    limit_mono_s = math.inf if args.seconds is None else time.monotonic() + args.seconds
     recording, count = Recording(args.record), 0
+
+    def write() -> int:
+        found = [one for one in inbox.windows() if args.model in (None, one.subject.model)]
+        recording.add(found)
+        return len(found)
+
     try:
         with Desk(config, [TOPIC], note, hear=inbox.hear) as desk:
-            while True:
-                left_s = limit_mono_s - time.monotonic()
-                try:
-                    desk.listen(max(0.0, min(_LOOK_S, left_s)))
-                except KeyboardInterrupt:
-                    left_s = 0.0
-                found = [one for one in inbox.windows() if args.model in (None, one.subject.model)]
-                if found:
-                    recording.add(found)
-                    count += len(found)
-                if left_s <= 0.0:
-                    break
+            while (left_s := limit_mono_s - time.monotonic()) > 0.0:
+                desk.listen(min(_LOOK_S, left_s))
+                count += write()
+    except KeyboardInterrupt:
+        count += write()
     finally:
         recording.close()
         note(f"{count} windows written to {args.record}.")
