@@ -45,10 +45,7 @@ def test_the_same_model_is_promoted_once_enough_was_seen() -> None:
     decided = verdict(windows())
 
     assert decided.decision == "promote"
-    assert decided.reasons == (
-        "4 canaries against 8 devices: no signal is worse by more than its margin, at 95%"
-        " certainty each",
-    )
+    assert "4 canaries against 8 devices: no signal is worse" in decided.reasons[0]
 
 
 @pytest.mark.parametrize("seed", range(4))

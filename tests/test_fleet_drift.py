@@ -21,7 +21,7 @@ from sim.driftfleet import NEW, OLD, Candidate, fleet
 from edged.drift.records import LIMIT_BYTES, encode_window, parse_window
 from edged.drift.window import Window
 from edged.operator.cli import main
-from edged.operator.driftwindows import Inbox, Reading
+from edged.operator.driftwindows import FOREIGN, LOST, Inbox, Reading
 
 Run = Callable[..., tuple[int, str, str]]
 with_broker = [
@@ -177,7 +177,7 @@ def test_a_window_counts_only_under_its_own_name(short: list[Window]) -> None:
     inbox.hear("edged/porch/drift/front/window", b"{" * 10_000_000)
 
     assert len(inbox.windows()) == 1
-    assert +reading.refused == {"window_foreign": 2, "window_malformed": 1}
+    assert +reading.refused == {FOREIGN: 2, "window_malformed": 1}
 
 
 def test_more_than_anybody_reads_is_said(short: list[Window], monkeypatch) -> None:
@@ -188,7 +188,7 @@ def test_more_than_anybody_reads_is_said(short: list[Window], monkeypatch) -> No
         inbox.hear(f"edged/{one.device}/drift/front/window", encode_window(one))
 
     assert [one.seq for one in inbox.windows()] == [one.seq for one in short[2:5]]
-    assert reading.refused["window_lost"] == 2
+    assert reading.refused[LOST] == 2
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from edged.drift.window import Window
 from edged.errors import DriftError, OperatorError
 
 TOPIC = "+/drift/+/window"
+FOREIGN = "it came under the name of another device or camera"
+LOST = "more came at once than could be kept"
 # What arrived and nobody has looked at yet; beyond it the oldest is lost, and said.
 _MOST_WAITING = 20_000
 
@@ -82,7 +84,7 @@ class Inbox:
         """Return what arrived since the last call: of each device what it says of itself."""
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
-            self._reading.refused["window_lost"] += self._lost
+            self._reading.refused[LOST] += self._lost
             self._lost = 0
         found = []
         for topic, payload in waiting:
@@ -93,7 +95,7 @@ class Inbox:
             if topic == own:
                 found.append(window)
             else:
-                self._reading.refused["window_foreign"] += 1
+                self._reading.refused[FOREIGN] += 1
         return found
 
 
