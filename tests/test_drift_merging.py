@@ -118,7 +118,7 @@ LIES = {
     "less than sampled": histogram([0] * 32),
     "unknown signal": changed(histograms={"mood": np.zeros(4, np.int64)}),
     "invoke of another shape": changed(invoke=np.zeros(3, np.int64)),
-    "invoke of more than there was": changed(invoke=np.full(29, HUGE)),
+    "invoke of more than there was": changed(invoke=np.array([HUGE] * 4 + [0] * 25)),
 }
 
 
