@@ -43,6 +43,14 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """An inference on which the model before a trial was asked as well."""
+
+    subject: Subject
+    disagreed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """What a camera's counters say, since the daemon started.
 
@@ -151,6 +159,12 @@ class Recorder:
         ):
             window.spoilt += 1
         return ended
+
+    def compare(self, pair: Pair) -> None:
+        """Count a comparison, which comes after its inference."""
+        window = self._open.get(pair.subject.camera)
+        if window is not None and window.trial and window.subject == pair.subject:
+            window.folding.paired(disagreed=pair.disagreed)
 
     def due(self) -> Iterator[Ended]:
         """Yield the windows whose time is over; without a frame as well: that is worth knowing."""
