@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 
 # The floors of docs/architecture.md, lowest first; a trailing dot takes a whole package.
 FLOORS = [
-    ["camera.pacing", "config_rules", "drift.histogram", "drift.sampling", "edged", "errors",
-     "frame", "inference.tensors", "models.fields", "models.seal", "models.strictjson",
-     "models.version", "mqtt.inbound", "mqtt.moment", "mqtt.outbox", "pipeline.counters", "redact",
-     "scene", "toml_lines", "views"],
+    ["camera.pacing", "config_rules", "drift.histogram", "drift.sampling", "drift.segment",
+     "edged", "errors", "frame", "inference.tensors", "models.fields", "models.seal",
+     "models.strictjson", "models.version", "mqtt.inbound", "mqtt.moment", "mqtt.outbox",
+     "pipeline.counters", "redact", "scene", "toml_lines", "views"],
     ["camera.base", "config", "control_wire", "drift.signals", "drift.window",
      "inference.modellabels", "inference.resize", "inference.signature", "models.archive",
      "models.desired", "models.target", "mqtt.status", "prediction", "toml_text"],
@@ -34,7 +34,7 @@ FLOORS = [
      "operator.fleetscreen", "operator.manifestoptions", "operator.serve", "pipeline.bell",
      "systemd"],
     ["breadcrumb", "camera.live", "camera.paced", "camera.pirequests", "command", "control",
-     "demo.candidates", "inference.interpreter", "models.casework", "models.download",
+     "demo.candidates", "drift.ring", "inference.interpreter", "models.casework", "models.download",
      "models.handover", "models.hearing", "models.httpsource", "models.journalfile",
      "models.stick", "models.trust", "models.tufclient", "models.validation", "mqtt.connection",
      "mqtt.spool", "operator.keys", "pipeline.mailbox"],
