@@ -209,7 +209,7 @@ class DriftConfig:
     """`[drift]`: what is recorded to know when predictions no longer look as they did."""
 
     enabled: bool = True
-    sample_period_s: Annotated[float, Field(ge=0.05, le=3600)] = 2.0
+    sample_period_s: Annotated[float, Field(ge=0.01, le=3600)] = 2.0
     window_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from edged.board import clock_synchronised
 from edged.config import CameraConfig, Config
+from edged.drift.autocorrelation import tau
 from edged.drift.commands import CommandInbox
+from edged.drift.keeper import Keeper
 from edged.drift.recorder import Instant, Recorder, Traffic
 from edged.drift.ring import Ring
 from edged.drift.sampling import Sampling
-from edged.drift.unjudged import Unjudged
 from edged.drift.voice import MqttDriftVoice
-from edged.drift.worker import DriftWorker, Judge
+from edged.drift.worker import DriftWorker
 from edged.errors import ControlError
 from edged.models.files import Files
 from edged.mqtt.client import Session
@@ -94,14 +95,14 @@ class Watching:
             traffic=traffic,
             now=lambda: Instant(time.monotonic(), _unix_ms()),
             synchronised=lambda: clock_synchronised() is True,
-            tau=lambda _: None,
+            tau=tau,
         )
         ring = Ring(Path(config.state_dir), Files())
         self.worker = DriftWorker(
             self._cameras,
             recorder,
             ring,
-            judge_of(config),
+            Keeper(Path(config.state_dir), Files(), tuple(self._cameras)),
             self._voice,
             inbox=inbox,
             unix_ms=_unix_ms,
@@ -139,11 +140,6 @@ class Watching:
         """Take the state of cameras that are no more off the broker."""
         for camera in cameras:
             self._voice.silence(camera)
-
-
-def judge_of(_config: Config) -> Judge:
-    """Return what says what windows mean."""
-    return Unjudged()
 
 
 def _unix_ms() -> int:
