@@ -79,6 +79,7 @@ def test_windows_leave_and_stay(
     assert [encode_window(one) for one in kept[: len(payloads)]] == payloads
 
 
+@pytest.mark.slow
 def test_windows_are_off_when_they_are_off(
     broker: Broker, subscriber: Subscriber, make: Callable[..., Device]
 ) -> None:
@@ -138,6 +139,7 @@ def test_what_a_person_asks_for_at_the_device(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_killed_in_a_window_the_next_run_goes_on(
     broker: Broker, subscriber: Subscriber, make: Callable[..., Device]
 ) -> None:
@@ -154,6 +156,7 @@ def test_killed_in_a_window_the_next_run_goes_on(
     assert after[-1].boot != before[0].boot
 
 
+@pytest.mark.slow
 def test_windows_wait_for_a_broker_that_is_away(
     broker: Broker, subscriber: Subscriber, make: Callable[..., Device]
 ) -> None:
