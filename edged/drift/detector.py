@@ -52,8 +52,8 @@ class Terms:
     least_effective: float = 30.0
     spread_hours: int = 1
     slack: float = 4.0
-    highest: float = 9.0
-    limit: float = 6.0
+    highest: float = 8.0
+    limit: float = 4.0
     trust_clock: bool = False
 
 

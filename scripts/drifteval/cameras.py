@@ -70,9 +70,12 @@ class Camera:
         pool: of samples.
         number: its seed.
         control: what is unusual about its test days.
+        dwell: how many samples a scene stays, on average; None: 3 to 20 (6 to 40 s), by number.
     """
 
-    def __init__(self, pool: Pool, number: int, control: str = CLEAN) -> None:
+    def __init__(
+        self, pool: Pool, number: int, control: str = CLEAN, dwell: float | None = None
+    ) -> None:
         self._pool = pool
         self._number = number
         self._control = control
@@ -83,7 +86,8 @@ class Camera:
         spread = 1.0 if control == WEEKDAYS else 0.3
         self._weekend = (1 - spread) * self._shares + spread * rng.dirichlet(np.full(8, 3.0))
         self._starts = int(rng.integers(7))
-        self.dwell = float(np.exp(rng.uniform(np.log(3.0), np.log(20.0))))  # samples
+        usual = float(np.exp(rng.uniform(np.log(3.0), np.log(20.0))))
+        self.dwell = usual if dwell is None else dwell
         self._lamp = control == LAMP
 
     def days(self, first: int, count: int, *, test: bool, onset: Onset | None = None) -> Stream:
@@ -225,14 +229,23 @@ def windows(pool: Pool, stream: Stream, size: int) -> list[Window]:
 
 
 def hours(pool: Pool, stream: Stream) -> list[Window]:
-    """Return the hours: what twelve shipped windows make, with the tau they publish together."""
+    """Return the hours: what twelve shipped windows make.
+
+    Their tau is that of the first three windows together: all twelve would take most of the time.
+    """
     top1 = pool.top1[stream.samples]
-    effective = [
-        WINDOW_SAMPLES / (tau(top1[at : at + WINDOW_SAMPLES]) or np.inf)
-        for at in range(0, top1.size - WINDOW_SAMPLES + 1, WINDOW_SAMPLES)
-    ]
-    per_hour = HOUR_SAMPLES // WINDOW_SAMPLES
     return [
-        replace(hour, tau=HOUR_SAMPLES / sum(effective[n * per_hour : (n + 1) * per_hour]))
+        replace(
+            hour,
+            tau=float(
+                np.mean(
+                    [
+                        1 / (tau(top1[at : at + WINDOW_SAMPLES]) or np.inf)
+                        for at in range(n * HOUR_SAMPLES, n * HOUR_SAMPLES + 450, WINDOW_SAMPLES)
+                    ]
+                )
+            )
+            ** -1,
+        )
         for n, hour in enumerate(windows(pool, stream, HOUR_SAMPLES))
     ]

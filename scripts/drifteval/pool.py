@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -159,8 +160,8 @@ def load(cache: Path, data: Path | None, workers: int) -> Pool:
             found = []
             for part in pool.imap(_samples, _chunks(keys, 500)):
                 found += part
-                print(f"\rpool {len(found)} of {len(keys)}", end="", flush=True)
-        print(f", {time.monotonic() - began_s:.0f} s")
+                print(f"\rpool {len(found)} of {len(keys)}", end="", file=sys.stderr, flush=True)
+        print(f", {time.monotonic() - began_s:.0f} s", file=sys.stderr)
         bins, edges, label, top1, luma = zip(*found, strict=True)
         cache.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(

@@ -11,8 +11,10 @@ from drifteval.cameras import (
     CONTROLS,
     DAY_SAMPLES,
     HOUR_SAMPLES,
+    LAMP,
     MINUTE_SAMPLES,
     PERIOD_S,
+    WEEKDAYS,
     Camera,
     Onset,
     hours,
@@ -26,7 +28,10 @@ from edged.drift.state import Standing
 from edged.drift.watch import Kept, Watch
 from edged.drift.window import Window
 
-WEEK_DAYS, CLEAN_DAYS, CONTROL_DAYS, MINUTE_DAYS = 7, 30, 15, 2
+WEEK_DAYS, CLEAN_DAYS, CONTROL_DAYS, MINUTE_DAYS = 7, 20, 10, 1
+OTHER_WEEKS = frozenset({LAMP, WEEKDAYS})
+"""Controls whose reference differs from that of clean days as well."""
+
 FOUND_WITHIN_HOURS, RAMP_HOURS = 24, 6
 ACKNOWLEDGED_AFTER_HOURS = 24
 FAST = (("blur", 5), ("dark", 5), ("cover", 5), ("washout", 5), ("freeze", 5))
@@ -126,7 +131,9 @@ def run(pool: Pool, number: int) -> Found:
     reference, detector = _calibrated(pool, clean_camera)
     for days in (CLEAN, *CONTROLS):
         camera = clean_camera if days == CLEAN else Camera(pool, number, days)
-        its, judge = (reference, detector) if days == CLEAN else _calibrated(pool, camera)
+        its, judge = reference, detector
+        if days in OTHER_WEEKS:
+            its, judge = _calibrated(pool, camera)
         count = CLEAN_DAYS if days == CLEAN else CONTROL_DAYS
         stream = camera.days(WEEK_DAYS, count, test=True)
         seen = hours(pool, stream)
@@ -158,3 +165,50 @@ def run(pool: Pool, number: int) -> Found:
 def _calibrated(pool: Pool, camera: Camera) -> tuple[Reference, Detector]:
     reference = Reference(tuple(hours(pool, camera.days(0, WEEK_DAYS, test=False))))
     return reference, Detector(reference, Terms())
+
+
+@dataclass
+class Slow:
+    """What cameras gave whose scenes stay for longer, with and without the least of samples.
+
+    Attributes:
+        dwell: samples that a scene stays.
+        effective: median of the hours' independent samples.
+        insufficient: share of the hours that decide nothing.
+        alarms: false alarms, as shipped.
+        ungated: false alarms where every hour decides.
+        found: windows until blur 3 is found, as shipped, or None.
+    """
+
+    dwell: int
+    effective: float
+    insufficient: float
+    alarms: int
+    ungated: int
+    found: int | None
+
+
+SLOW_DWELLS, SLOW_DAYS = (10, 30, 60, 150, 450), 10
+
+
+def run_slow(pool: Pool, number: int) -> list[Slow]:
+    """Run one camera with scenes that stay longer and longer."""
+    results = []
+    for dwell in SLOW_DWELLS:
+        camera = Camera(pool, number, dwell=dwell)
+        reference, detector = _calibrated(pool, camera)
+        clean = hours(pool, camera.days(WEEK_DAYS, SLOW_DAYS, test=True))
+        effective = np.array([hour.n_effective for hour in clean])
+        harm = Onset("blur", 3, DAY_SAMPLES // 2)
+        stream = hours(pool, camera.days(WEEK_DAYS, 2, test=True, onset=harm))
+        results.append(
+            Slow(
+                dwell,
+                float(np.median(effective)),
+                float((effective < Terms().least_effective).mean()),
+                len(alarms(detector, clean)),
+                len(alarms(Detector(reference, Terms(least_effective=0.0)), clean)),
+                delay(detector, stream, 12)[0],
+            )
+        )
+    return results
