@@ -14,6 +14,7 @@ from edged.board import default_device_id
 from edged.breadcrumb import Breadcrumb
 from edged.camera.source import open_camera
 from edged.config import Config
+from edged.drift.commands import CommandInbox
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.servable import Servable
 from edged.loader import Loader
@@ -47,6 +48,7 @@ from edged.prediction import Prediction
 from edged.report import StatsReporter, control_status, device_info
 from edged.startup import Started
 from edged.updates import Updates
+from edged.watching import Watching, sampling_of
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Frame:
         crumb: which model is loaded or invoked.
         store: where versions and journals are.
         inbox: what arrives for the updater.
+        asked: what is asked of drift.
     """
 
     last_stop: str
@@ -85,6 +88,7 @@ class Frame:
     crumb: Breadcrumb
     store: Store
     inbox: Inbox
+    asked: CommandInbox
 
 
 class Assembly:
@@ -119,14 +123,23 @@ class Assembly:
         for name, servable in started.servables.items():
             self.slots[name].current = servable
         self.lanes = tuple(
-            Lane(camera.name, Mailbox(bell, counters), self.slots[camera.model], counters)
+            Lane(
+                camera.name,
+                Mailbox(bell, counters),
+                self.slots[camera.model],
+                counters,
+                sampling=sampling_of(config),
+            )
             for camera in config.camera
             for counters in [CameraCounters()]
         )
         results = Results()
         self._inference = InferenceWorker(bell, self.lanes, results, frame.crumb.invoking)
         policies = {camera.name: PublishPolicy(camera.publish) for camera in config.camera}
-        self._publisher = PublisherWorker(results, policies, self._send)
+        self.watching = Watching(
+            config, self.lanes, session, self._topics, boot=self._boot, inbox=frame.asked
+        )
+        self._publisher = PublisherWorker(results, policies, self._send, self.watching.observer)
         self._recovery = ModelRecovery(
             self.slots,
             {model.name: model for model in config.model},
@@ -159,6 +172,7 @@ class Assembly:
         for lane in self.lanes:
             topic = self._topics.prediction(lane.camera)
             log.info("camera %s: predictions go to %s", lane.camera, topic)
+        self.watching.start()
         self._publisher.start()
         self._inference.start()
         for capture in self._captures:
@@ -171,7 +185,7 @@ class Assembly:
 
         Args:
             invoke_s: how long to wait for an invoke, a load, and whatever of a deployment is
-                under way; the rest is bounded by 0.6 s.
+                under way; the rest is bounded by 0.9 s.
 
         Returns:
             Whether nothing of it runs any more, so that `release` gives the servables back.
@@ -181,6 +195,7 @@ class Assembly:
             capture.ask_to_stop()
         idle = self._inference.stop(invoke_s)
         self._publisher.stop(0.4)
+        self.watching.stop(0.3)
         for capture in self._captures:
             capture.stop(0.2 / len(self._captures))
         recovered, resting = self._recovery.stop(invoke_s), self.updates.stop(invoke_s)

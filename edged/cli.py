@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
 
 from edged import __version__
 from edged.arguments import DEFAULT_CONFIG, config_of, config_path, overridden, read_config
-from edged.command import FAILED, OK, run
+from edged.command import FAILED, OK, new_file, run
 from edged.config import CameraConfig, Config
 from edged.errors import ConfigError
 from edged.lock import is_locked
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     deployed = _service(commands, "deployments", "what was installed, and how it went")
     deployed.add_argument("model", metavar="MODEL", nargs="?", help="of this model only")
     _model_commands(commands.add_parser("models", help="the versions of models on this device"))
+    _drift_commands(commands.add_parser("drift", help="whether predictions look as they did"))
     return parser
 
 
@@ -105,6 +106,31 @@ def _model_commands(parser: argparse.ArgumentParser) -> None:
     order = _service(commands, "forget-order", "let a source's next wish count, whatever its order")
     order.add_argument("model", metavar="MODEL")
     order.add_argument("source", metavar="SOURCE", choices=list(Source), help=", ".join(Source))
+
+
+def _drift_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, words in (
+        ("report", "what was recorded: reference against now"),
+        ("acknowledge", "end an alarm that was seen"),
+        ("reset", "what comes now is normal: begin the reference anew"),
+    ):
+        one = commands.add_parser(name, help=words)
+        one.add_argument("camera", metavar="CAMERA", nargs="?" if name == "report" else None)
+        if name == "report":
+            one.add_argument("--png", metavar="FILE", type=new_file, help="draw one camera")
+        _config_argument(one)
+        one.add_argument("--json", action="store_true", help="print the answer as JSON")
+        one.set_defaults(command=_drift(name))
+
+
+def _drift(name: str) -> Callable[[argparse.Namespace], int]:
+    def command(args: argparse.Namespace) -> int:
+        from edged.driftcommands import COMMANDS
+
+        return COMMANDS[name](args)
+
+    return command
 
 
 def _service(

@@ -205,6 +205,15 @@ class UpdateConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class DriftConfig:
+    """`[drift]`: what is recorded to know when predictions no longer look as they did."""
+
+    enabled: bool = True
+    sample_period_s: Annotated[float, Field(ge=0.01, le=3600)] = 2.0
+    window_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """The whole file."""
 
@@ -212,6 +221,7 @@ class Config:
     camera: Annotated[tuple[CameraConfig, ...], Field(min_length=1)]
     mqtt: MqttConfig = Field(default_factory=MqttConfig)
     update: UpdateConfig = Field(default_factory=UpdateConfig)
+    drift: DriftConfig = Field(default_factory=DriftConfig)
     device_id: DeviceId | None = None  # <hostname>-<6 hex of machine-id>
     state_dir: Path = "/var/lib/edged"
     runtime_dir: Path = "/run/edged"

@@ -19,20 +19,21 @@ from edged.assembly import LOAD_LIMIT_S, Assembly, Frame, restore_outbox, topics
 from edged.breadcrumb import CLEAN_STOPS, FRESH_BOOT, Breadcrumb, RunRecord
 from edged.config import Config, ModelConfig
 from edged.control import ControlServer, Operation
+from edged.drift.commands import CommandInbox
 from edged.errors import ConfigError, ControlError, EdgedError, StoreError
 from edged.loader import Loader
 from edged.lock import RuntimeLock, StateLock
 from edged.models.inbox import Inbox
-from edged.models.local import LocalUpdates
 from edged.models.records import Moment
 from edged.models.recovery import BootFacts, recover
 from edged.models.store import Store
 from edged.mqtt.client import Session
 from edged.mqtt.spool import now
-from edged.operations import update_operations
+from edged.operations import drift_operations, update_operations
 from edged.startup import Started, start, with_factory
 from edged.systemd import Notifier
 from edged.updates import update_topics
+from edged.watching import drift_topics
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class _StopAskedError(Exception):
 
 def _names(config: Config) -> set[str]:
     return {model.name for model in config.model}
+
+
+def _inbound(config: Config) -> set[str]:
+    """Return all topics that are subscribed to."""
+    return {*update_topics(config), *drift_topics(config, topics_of(config))}
 
 
 def _now_ms() -> int:
@@ -102,7 +108,7 @@ class Daemon:
                 record = RunRecord(runtime.directory, boot_id)
                 crumb = Breadcrumb(runtime.directory)
                 store = Store(Path(self._config.state_dir))
-                frame = Frame(record.last_stop, boot_id, crumb, store, Inbox())
+                frame = Frame(record.last_stop, boot_id, crumb, store, Inbox(), CommandInbox())
                 try:
                     code = self._serve(frame)
                 except _StopAskedError:
@@ -118,14 +124,18 @@ class Daemon:
 
     def _operations(self) -> dict[str, Operation]:
         """Return all that the control socket offers."""
-        return {"status": lambda _: self._status(), **update_operations(self._local)}
+        return {
+            "status": lambda _: self._status(),
+            **update_operations(lambda: self._running().updates.local),
+            **drift_operations(lambda: self._running().watching.desk),
+        }
 
-    def _local(self) -> LocalUpdates:
+    def _running(self) -> Assembly:
         if self._assembly is None:
             raise ControlError(
                 "service_starting", "models are being loaded.", advice="Try again in a moment."
             )
-        return self._assembly.updates.local
+        return self._assembly
 
     def _status(self) -> dict[str, object]:
         assembly = self._assembly
@@ -172,6 +182,10 @@ class Daemon:
         frame.inbox.know(topics)
         for topic in topics:
             session.subscribe(topic, frame.inbox.arrived)
+        asked = drift_topics(config, topics_of(config))
+        frame.asked.know(asked)
+        for topic in asked:
+            session.subscribe(topic, frame.asked.arrived)
         session.on_stray(frame.inbox.arrived)
 
     def _supervise(self, assembly: Assembly, frame: Frame) -> Assembly:
@@ -223,10 +237,12 @@ class Daemon:
             raise StoreError("reload_stuck", "a model did not come to rest for the reload.")
         started = self._handed_over(assembly, loaded, frame, config, boot)
         assembly.forget(set(assembly.slots) - _names(config))
+        cameras = {camera.name for camera in config.camera}
+        assembly.watching.forget({lane.camera for lane in assembly.lanes} - cameras)
         session = assembly.session
         old = assembly.config
         same_broker = (config.mqtt, config.device_id) == (old.mqtt, old.device_id)
-        if not same_broker or update_topics(config) != update_topics(old):
+        if not same_broker or _inbound(config) != _inbound(old):
             session = session.successor(config.mqtt, topics_of(config), 0.5)
             self._listen(session, frame, config)
             session.start()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from edged.control import FILE, Operation
+from edged.drift.commands import Action
 from edged.errors import ControlError, StoreError
 from edged.models.desired import ID, Source
 from edged.models.version import Version
@@ -80,6 +81,33 @@ def update_operations(updates: Callable[[], Updates]) -> dict[str, Operation]:
         "mark": mark,
         "cancel": lambda given: updates().cancel(_name(given), _id(given)),
         "forget_order": lambda given: updates().forget_order(_name(given), _source(given)),
+    }
+
+
+class Drift(Protocol):
+    """Whoever knows how cameras stand. From any thread; raises EdgedError."""
+
+    def standings(self) -> list[Answer]:
+        """Return how all cameras stand."""
+
+    def obey(self, camera: str, action: Action) -> Answer:
+        """Acknowledge an alarm, or begin a new reference; return how the camera stands then."""
+
+
+def drift_operations(drift: Callable[[], Drift]) -> dict[str, Operation]:
+    """Return the operations on drift, by the names that requests use.
+
+    Args:
+        drift: returns that of the configuration that runs now.
+    """
+
+    def obey(given: Answer, action: Action) -> Answer:
+        return {"camera": drift().obey(_text(given, "camera"), action)}
+
+    return {
+        "drift": lambda _: {"cameras": drift().standings()},
+        "drift_acknowledge": lambda given: obey(given, "acknowledge"),
+        "drift_reset": lambda given: obey(given, "reset_reference"),
     }
 
 

@@ -12,13 +12,22 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import ValidationError
 
-from edged.config import CameraConfig, Config, ModelConfig, MqttConfig, PublishConfig, UpdateConfig
+from edged.config import (
+    CameraConfig,
+    Config,
+    DriftConfig,
+    ModelConfig,
+    MqttConfig,
+    PublishConfig,
+    UpdateConfig,
+)
 from edged.config_text import ConfigTextError, Problem, from_values, parse
 from edged.config_words import SECTIONS, fields_of, required_keys, table_in, unwrap
 from edged.errors import ConfigError
 
 MODEL, CAMERA, PUBLISH, MQTT = "[[model]]", "[[camera]]", "[[camera]] publish", "[mqtt]"
 UPDATE = "[update]"
+DRIFT = "[drift]"
 EXAMPLE = Path(__file__).parents[1] / "config" / "edged.toml"
 NAMES = ["''", '"Upper"', '"-x"', '"a b"', f'"{"a" * 65}"', '"a\\n"', '"é"']
 
@@ -63,6 +72,10 @@ CASES: dict[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     (UPDATE, "trial_frames"): ([("0", "out_of_range"), ("1.5", "wrong_type")], 1),
     (UPDATE, "trial_seconds"): ([("-1", "out_of_range"), ("604801", "out_of_range")], 0),
     (UPDATE, "no_frames_s"): ([("0", "out_of_range"), ("604801", "out_of_range")], 5),
+    ("", "drift"): ([], None),
+    (DRIFT, "enabled"): ([], False),
+    (DRIFT, "sample_period_s"): ([("0", "out_of_range"), ("3601", "out_of_range")], 0.5),
+    (DRIFT, "window_s"): ([("0.5", "out_of_range"), ("3601", "out_of_range")], 60),
     (MODEL, "name"): ([(n, "bad_format") for n in NAMES], None),
     (MODEL, "factory"): ([("''", "bad_format")], "/m.tflite"),
     (MODEL, "accelerator"): (
@@ -127,7 +140,7 @@ def write(title: str, key: str, value: str) -> tuple[str, int]:
     """Return a file that is right but for one key, and the line of the key."""
     top = [f"{key} = {value}"] if title == "" else []
     tables: list[str] = []
-    for heading in (MODEL, MQTT, UPDATE, CAMERA):
+    for heading in (MODEL, MQTT, UPDATE, DRIFT, CAMERA):
         if title == "" and key == heading.strip("[]"):
             continue
         keys = dict(REQUIRED.get(heading, {}))
@@ -147,6 +160,7 @@ def shown(title: str, key: str, value: str = "") -> str:
     """Return how the key of a file by `write` is called in a message."""
     prefix = {"": "", MQTT: "mqtt.", MODEL: 'model "birds": ', CAMERA: 'camera "front": '}
     prefix[UPDATE] = "update."
+    prefix[DRIFT] = "drift."
     prefix[PUBLISH] = 'camera "front": publish.'
     if title in (MODEL, CAMERA) and key == "name":
         bare = re.fullmatch("[\"']([A-Za-z0-9_-]{1,60})[\"']", value)
@@ -182,7 +196,8 @@ def accepted(hint: Any) -> set[type]:
 
 def test_every_key_has_its_cases() -> None:
     assert set(CASES) == set(KEYS)
-    classes = {Config, MqttConfig, UpdateConfig, ModelConfig, CameraConfig, PublishConfig}
+    classes = {Config, MqttConfig, UpdateConfig, DriftConfig, ModelConfig, CameraConfig}
+    classes.add(PublishConfig)
     assert set(SECTIONS.values()) == classes
 
 
@@ -232,6 +247,7 @@ def test_a_value_that_is_taken(title: str, key: str) -> None:
         "": config,
         MQTT: config.mqtt,
         UPDATE: config.update,
+        DRIFT: config.drift,
         MODEL: config.model[0],
         CAMERA: config.camera[0],
     }
@@ -401,7 +417,7 @@ def test_a_table_written_otherwise(text: str, line: int | None, key: str, words:
         ("", "name = 1", "unknown key here; did you mean [[model]] name or [[camera]] name?"),
         ("", "mod = 1", "unknown key; did you mean [[model]]?"),
         ("", "per_secon = 1", "unknown key; did you mean [[camera]] publish per_second?"),
-        ("", "zzz = 1", "unknown key; known here: model, camera, mqtt, update, device_id, "),
+        ("", "zzz = 1", "unknown key; known here: model, camera, mqtt, update, drift, device_id, "),
         (MQTT, "hots = 1", "unknown key; did you mean 'host'?"),
         (MQTT, "key = 1", "unknown key; did you mean 'key_file'?"),
         (MQTT, "keepalive = 1", "unknown key; did you mean 'keepalive_s'?"),
@@ -562,6 +578,7 @@ def test_the_example_has_every_key_explained() -> None:
     data = tomllib.loads(uncomment(text, commented(text)))
     found = {"": data, MQTT: data["mqtt"], MODEL: data["model"][0], CAMERA: data["camera"][0]}
     found[UPDATE] = data["update"]
+    found[DRIFT] = data["drift"]
     found[PUBLISH] = found[CAMERA]["publish"]
     assert {(title, key) for title, table in found.items() for key in table} == set(KEYS)
     lines = text.split("\n")
@@ -577,12 +594,13 @@ def test_the_example_shows_the_defaults() -> None:
     numbers = commented(text)
     everything = parse(uncomment(text, numbers))
     plain = parse(text)
-    for title in ("", MQTT, UPDATE, MODEL, CAMERA):
+    for title in ("", MQTT, UPDATE, DRIFT, MODEL, CAMERA):
         tables = [
             {
                 "": config,
                 MQTT: config.mqtt,
                 UPDATE: config.update,
+                DRIFT: config.drift,
                 MODEL: config.model[0],
                 CAMERA: config.camera[0],
             }[title]

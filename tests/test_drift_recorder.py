@@ -29,6 +29,7 @@ class World:
             "porch",
             "4f1c09ab",
             300.0,
+            60.0,
             traffic=lambda _camera: self.traffic,
             now=lambda: Instant(self.mono_s, self.unix_ms),
             synchronised=lambda: self.synchronised,
@@ -251,3 +252,29 @@ def test_a_picture_too_small_to_look_at_is_no_sample() -> None:
     world.recorder.add(seen(sampled=True, sketch=np.zeros((2, 40), np.uint8)))
     (ended,) = world.recorder.close()
     assert (ended.window.tally.inferred, ended.window.tally.sampled) == (1, 0)
+
+
+def test_minutes_are_counted_beside_the_windows() -> None:
+    world = World()
+    counted = []
+    for second in range(150):
+        world.recorder.add(seen(sampled=second % 2 == 0))
+        world.pass_time(1)
+        counted += list(world.recorder.minutes())
+    assert [one.tally.inferred for one in counted] == [60, 60]
+    assert [one.tally.sampled for one in counted] == [30, 30]
+    assert counted[0].at_ms == 1_763_683_200_000 + 60_000
+    assert counted[0].subject == SUBJECT
+    world.pass_time(60)
+    (last,) = world.recorder.minutes()
+    assert last.tally.inferred == 30
+    world.pass_time(100)
+    (window,) = world.due()
+    assert window.window.tally.inferred == 150
+
+
+def test_a_trial_has_no_minutes() -> None:
+    world = World()
+    world.recorder.add(seen(trial=True))
+    world.pass_time(60)
+    assert list(world.recorder.minutes()) == []

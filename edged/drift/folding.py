@@ -9,9 +9,10 @@ from collections import Counter
 import numpy as np
 
 from edged.drift.histogram import SCALES, empty
-from edged.drift.signals import Confidence, Look, edge_points
+from edged.drift.signals import NOTHING, Confidence, Look, edge_points
 from edged.drift.window import (
     LATENCY_EDGES_MS,
+    MOST_CLASSES,
     OTHER,
     TOP_CLASSES,
     ClassCount,
@@ -54,7 +55,7 @@ class Folding:
             best: number of its best class, `signals.NOTHING` where nothing was found.
         """
         self._inferred += 1
-        self._best[best] += 1
+        self._best[_number(best)] += 1
         self._invoke[bisect.bisect_left(LATENCY_EDGES_MS, invoke_ms)] += 1
 
     def unread(self) -> None:
@@ -86,9 +87,10 @@ class Folding:
         self._sampled += 1
         self._repeated += look.print == self._last_print
         self._last_print = look.print
-        before = self._classes.get(confidence.label, ClassCount(0, 0))
+        label = _number(confidence.label)
+        before = self._classes.get(label, ClassCount(0, 0))
         milli = round(min(max(confidence.top1, 0.0), 1.0) * 1000)
-        self._classes[confidence.label] = ClassCount(before.count + 1, before.score_milli + milli)
+        self._classes[label] = ClassCount(before.count + 1, before.score_milli + milli)
         if len(self.series) < _MOST_SERIES:
             self.series.append(confidence.top1)
         return True
@@ -120,6 +122,11 @@ class Folding:
             paired=self._paired,
             disagreed=self._disagreed,
         )
+
+
+def _number(label: int) -> int:
+    """Return a class number as records can have it, whatever number a model names."""
+    return label if NOTHING <= label < MOST_CLASSES else OTHER
 
 
 def _top(best: Counter[int]) -> dict[int, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edged.drift.folding import Folding
 from edged.drift.signals import Confidence, Gray, look
-from edged.drift.window import Subject, Window
+from edged.drift.window import Subject, Tally, Window
 
 # Slewing a clock moves it by half a millisecond a second; more than this has been a step.
 _JUMP_S = 2.0
@@ -40,6 +40,14 @@ class Seen:
     best: int | None
     confidence: Confidence | None = None
     sketch: Gray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An inference on which the model before a trial was asked as well."""
+
+    subject: Subject
+    disagreed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,21 @@ class Ended:
     spoilt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """What was counted since the last one: for what must be told within minutes.
+
+    Attributes:
+        subject: whose.
+        tally: of the time; its frames are not counted.
+        at_ms: Unix time in ms at its end.
+    """
+
+    subject: Subject
+    tally: Tally
+    at_ms: int
+
+
 @dataclass(slots=True)
 class _Open:
     """A window under way."""
@@ -89,6 +112,8 @@ class _Open:
     began: Instant
     before: Traffic
     folding: Folding
+    minute: Folding
+    minute_mono_s: float
     spoilt: int = 0
 
 
@@ -99,6 +124,7 @@ class Recorder:
         device: its id.
         boot: of this start.
         window_s: how long a window lasts.
+        minute_s: how long a minute lasts.
         traffic: returns the counters of a camera.
         now: the clocks.
         synchronised: whether the wall clock is known to be right; asked at the end of windows.
@@ -110,6 +136,7 @@ class Recorder:
         device: str,
         boot: str,
         window_s: float,
+        minute_s: float,
         *,
         traffic: Callable[[str], Traffic],
         now: Callable[[], Instant],
@@ -117,7 +144,7 @@ class Recorder:
         tau: Tau,
     ) -> None:
         self._device, self._boot = device, boot
-        self._window_s = window_s
+        self._window_s, self._minute_s = window_s, minute_s
         self._traffic = traffic
         self._now = now
         self._synchronised = synchronised
@@ -136,21 +163,43 @@ class Recorder:
         elif window is None:
             before = Traffic(0, 0, 0)  # since the daemon started
         if window is None:
-            window = _Open(seen.subject, seen.trial, self._now(), before, Folding())
+            now = self._now()
+            window = _Open(seen.subject, seen.trial, now, before, Folding(), Folding(), now.mono_s)
             self._open[camera] = window
-        folding = window.folding
-        if seen.best is None:
-            folding.unread()
-            return ended
-        folding.inferred_one(seen.invoke_ms, seen.best)
-        if (
-            seen.confidence is not None
-            and seen.sketch is not None
-            and min(seen.sketch.shape) >= _LEAST_SIDE
-            and not folding.sampled(seen.confidence, look(seen.sketch))
-        ):
-            window.spoilt += 1
+        self._fold(window, seen)
         return ended
+
+    def _fold(self, window: _Open, seen: Seen) -> None:
+        if seen.best is None:
+            window.folding.unread()
+            window.minute.unread()
+            return
+        window.folding.inferred_one(seen.invoke_ms, seen.best)
+        window.minute.inferred_one(seen.invoke_ms, seen.best)
+        confidence, sketch = seen.confidence, seen.sketch
+        if confidence is None or sketch is None or min(sketch.shape) < _LEAST_SIDE:
+            return
+        looked = look(sketch)
+        window.spoilt += not window.folding.sampled(confidence, looked)
+        window.minute.sampled(confidence, looked)
+
+    def compare(self, pair: Pair) -> None:
+        """Count a comparison, which comes after its inference."""
+        window = self._open.get(pair.subject.camera)
+        if window is not None and window.trial and window.subject == pair.subject:
+            window.folding.paired(disagreed=pair.disagreed)
+
+    def minutes(self) -> Iterator[Minute]:
+        """Yield what the minutes that are over have counted; none of a model on trial."""
+        for window in self._open.values():
+            now = self._now()
+            if now.mono_s - window.minute_mono_s < self._minute_s:
+                continue
+            folding, window.minute = window.minute, Folding()
+            window.minute_mono_s = now.mono_s
+            if not window.trial:
+                tally = folding.tally(frames=0, dropped=0, failed=0)
+                yield Minute(window.subject, tally, now.unix_ms)
 
     def due(self) -> Iterator[Ended]:
         """Yield the windows whose time is over; without a frame as well: that is worth knowing."""
@@ -158,9 +207,8 @@ class Recorder:
             if self._now().mono_s - window.began.mono_s < self._window_s:
                 continue
             ended = self._end(window, whole=True)
-            self._open[camera] = _Open(
-                window.subject, window.trial, self._now(), self._traffic(camera), Folding()
-            )
+            window.began, window.before = self._now(), self._traffic(camera)
+            window.folding, window.spoilt = Folding(), 0
             if ended is not None:
                 yield ended
 

@@ -15,7 +15,7 @@ import orjson
 
 from edged.drift.histogram import EDGES, SCALES, Counts
 from edged.drift.signals import NOTHING
-from edged.drift.window import LATENCY_EDGES_MS, ClassCount, Subject, Tally, Window
+from edged.drift.window import LATENCY_EDGES_MS, MOST_CLASSES, ClassCount, Subject, Tally, Window
 from edged.errors import DriftError
 from edged.models.fields import Fields, FieldsError
 from edged.models.strictjson import StrictJsonError, parse_object
@@ -25,7 +25,6 @@ LIMIT_BYTES = 64 * 1024
 """A window with as many classes and bins as there can be takes a tenth of this."""
 
 _MOST_COUNT = 2**53  # beyond it JSON's numbers are not whole any more
-_MOST_CLASS = 10**6
 _LATEST_MS = 253_402_300_800_000  # the year 10000
 _KEY = re.compile(r"-?(0|[1-9][0-9]{0,6})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -132,11 +131,11 @@ def _tally(fields: Fields, message: dict[str, object]) -> Tally:
         **n,
         best={
             number: _count(f"best.{number}", count)
-            for number, count in _numbered(message, "best", NOTHING, _MOST_CLASS).items()
+            for number, count in _numbered(message, "best", NOTHING, MOST_CLASSES - 1).items()
         },
         classes={
             number: _class_count(f"classes.{number}", pair)
-            for number, pair in _numbered(message, "classes", NOTHING, _MOST_CLASS).items()
+            for number, pair in _numbered(message, "classes", NOTHING, MOST_CLASSES - 1).items()
         },
         invoke=_dense(message, "invoke", len(LATENCY_EDGES_MS) + 1),
         histograms={

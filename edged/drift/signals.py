@@ -7,6 +7,7 @@ each there are a few numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -136,6 +137,24 @@ def classified(scores: npt.NDArray[np.float32]) -> Confidence:
         shares = scores[scores > 0.0] / total
         entropy = float(-(shares * np.log(shares)).sum()) / math.log(scores.size)
     return Confidence(first, first - second, min(max(entropy, 0.0), 1.0), label)
+
+
+def found(scores: Sequence[float], label: int, most: int) -> Confidence:
+    """Return the confidence of a result that may have found nothing: objects, areas.
+
+    Args:
+        scores: of all that was found, before any publishing threshold, in any order.
+        label: number of the best one's class.
+        most: how many there can be, which is the entropy's scale.
+    """
+    real = sorted((min(max(score, 0.0), 1.0) for score in scores), reverse=True)
+    total = sum(real)
+    if total <= 0.0:
+        return Confidence(0.0, 0.0, 0.0, NOTHING)
+    shares = [score / total for score in real if score > 0.0]
+    entropy = -sum(share * math.log(share) for share in shares) / math.log(max(most, 2))
+    second = real[1] if len(real) > 1 else 0.0
+    return Confidence(real[0], real[0] - second, min(max(entropy, 0.0), 1.0), label)
 
 
 def _edges(gray: Gray) -> npt.NDArray[np.float64]:

@@ -18,6 +18,9 @@ from edged.errors import DriftError
 TOP_CLASSES = 16
 """Classes of a window that are counted by name; the rest is counted together."""
 
+MOST_CLASSES = 10**6
+"""Numbers of classes are below."""
+
 OTHER = -1
 """The number under which the rest is counted."""
 

@@ -273,13 +273,16 @@ class Preprocessor:
         fitted = resize(part, width, height)
         return cv2.rotate(fitted, _ROTATE[self._rotate]) if self._rotate else fitted  # type: ignore[return-value]
 
-    def write(self, image: Image, color: Color, slot: npt.NDArray[Any]) -> None:
+    def write(self, image: Image, color: Color, slot: npt.NDArray[Any]) -> Image:
         """Write the input tensor for an image.
 
         Args:
             image: uint8 (h, w, 3).
             color: its channel order.
             slot: the tensor to fill, from `slots()`.
+
+        Returns:
+            What `view` does; valid as long as the image.
         """
         seen = self.view(image, color)
         pixels = slot[0].transpose(1, 2, 0) if self.spec.channels_first else slot[0]
@@ -294,6 +297,7 @@ class Preprocessor:
                 cv2.LUT(plane, np.ascontiguousarray(tables[:, :, channel]), slot[0, channel])
         else:
             cv2.LUT(seen, self._table, pixels)
+        return seen
 
 
 def _unrotate(

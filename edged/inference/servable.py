@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.config import ModelConfig
+from edged.drift.signals import Confidence
 from edged.errors import EdgedError, Trouble, ValidationError
 from edged.inference.factory import read_labels, read_model
 from edged.inference.interpreter import Interpreter
@@ -161,6 +162,14 @@ class Servable:
             ValidationError: `output_not_finite`.
         """
         return self._decoder.decode(outputs.arrays, place)
+
+    def confidence(self, outputs: Outputs, place: Geometry) -> Confidence:
+        """Return how sure the model was; only of outputs that `decode` could read."""
+        return self._decoder.confidence(outputs.arrays, place)
+
+    def best_class(self, outputs: Outputs, result: Result) -> int:
+        """Return the number of the best class of what `decode` returned, next to free."""
+        return self._decoder.best_class(outputs.arrays, result)
 
     def raw_inputs(self, tensor: npt.NDArray[Any]) -> list[Array]:
         """Return what all inputs hold for an image that nothing went before.

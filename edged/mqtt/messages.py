@@ -66,6 +66,10 @@ class Topics:
         """What a deployment of one model says; see `edged.mqtt.updates`."""
         return self._of(f"update/{model}/{what}")
 
+    def drift(self, camera: str, what: Literal["window", "state", "command"]) -> str:
+        """What drift says of one camera, and is asked; see `edged.drift.voice`."""
+        return self._of(f"drift/{camera}/{what}")
+
     def _of(self, tail: str) -> str:
         return f"{self.prefix}/{self.device}/{tail}"
 

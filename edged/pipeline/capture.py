@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from edged.camera.base import Camera
 from edged.config import CameraConfig
+from edged.drift.signals import sketch
 from edged.errors import CameraError
 from edged.frame import FrameStamp, Picture
 from edged.inference.preprocess import Preprocessor
@@ -194,8 +195,8 @@ class CaptureWorker:
         preprocessor = self._preprocessor
         height, width = picture.image.shape[:2]
         slot = lane.mailbox.writable(servable.input, preprocessor.slots())
-        preprocessor.write(picture.image, picture.color, slot.tensor)
-        slot.place = preprocessor.geometry(height, width)
+        seen = preprocessor.write(picture.image, picture.color, slot.tensor)
+        slot.place = place = preprocessor.geometry(height, width)
         slot.stamp = FrameStamp(
             self.config.name,
             number,
@@ -205,7 +206,12 @@ class CaptureWorker:
             width,
             self._opened_mono_s,
         )
-        lane.mailbox.put(slot)
+        sampling, slot.sketch = lane.sampling, None
+        if sampling is not None and sampling.due(picture.captured_mono_s):
+            x0, y0, x1, y1 = place.target
+            slot.sketch = sketch(seen[y0:y1, x0:x1])
+        if lane.mailbox.put(slot) and sampling is not None and slot.sketch is None:
+            sampling.again()
         return True
 
     def _await_turn(self, *, delivered: bool) -> None:

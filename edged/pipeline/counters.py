@@ -56,6 +56,7 @@ class CameraCounters:
         replaced: frames that a newer one took the place of before the model was free.
         no_model: frames read while there was no model to run.
         inferred: frames the model ran on.
+        failed: frames the model failed on.
         published: predictions handed to MQTT.
         withheld: predictions that the publish policy held back.
         overrun: inferences dropped because the publisher was behind.
@@ -69,6 +70,7 @@ class CameraCounters:
     replaced: int = 0
     no_model: int = 0
     inferred: int = 0
+    failed: int = 0
     published: int = 0
     withheld: int = 0
     overrun: int = 0

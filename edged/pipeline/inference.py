@@ -129,6 +129,7 @@ class InferenceWorker:
         except EdgedError as error:
             lane.memory.forget()
             lane.counters.errors[error.reason] += 1
+            lane.counters.failed += 1
             lane.model.did_not_run(error)
             if lane.model.trial is not None:
                 lane.model.trial.failed(error)
@@ -142,7 +143,7 @@ class InferenceWorker:
             lane.memory.check(outputs)
         except ValidationError as error:
             lane.counters.errors[error.reason] += 1
-        self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs))
+        self._results.put(Inference(lane, servable, slot.stamp, slot.place, outputs, slot.sketch))
         self._compare(lane, servable, slot, outputs)
 
     def _compare(self, lane: Lane, servable: Servable, slot: Slot, outputs: Outputs) -> None:
@@ -158,4 +159,4 @@ class InferenceWorker:
             self._invoking("")
             self._due_s = None
         if beside is not None:
-            self._results.put(Comparison(trial, outputs, slot.place, beside))
+            self._results.put(Comparison(lane.camera, trial, outputs, slot.place, beside))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from edged.drift.signals import Gray
 from edged.frame import FrameStamp
 from edged.inference.preprocess import Geometry, InputSpec
 from edged.pipeline.bell import Bell
@@ -30,12 +31,14 @@ class Slot:
         tensor: the model's input, filled by the capture thread.
         stamp: the frame in it.
         place: how its image was put into the input.
+        sketch: of the picture, for drift, where it is a sample.
     """
 
     spec: InputSpec
     tensor: npt.NDArray[Any]
     stamp: FrameStamp | None = None
     place: Geometry | None = None
+    sketch: Gray | None = None
 
 
 class Mailbox:
@@ -67,14 +70,20 @@ class Mailbox:
                 self._free = [Slot(spec, next(source)) for _ in range(_SLOTS)]
             return self._free.pop()
 
-    def put(self, slot: Slot) -> None:
-        """Hand over a written slot; it replaces one that was not picked up yet."""
+    def put(self, slot: Slot) -> bool:
+        """Hand over a written slot; it replaces one that was not picked up yet.
+
+        Returns:
+            Whether that one was a sample.
+        """
         with self._bell.lock:
+            lost = self._fresh is not None and self._fresh.sketch is not None
             if self._fresh is not None:
                 self._counters.replaced += 1
                 self._recycle(self._fresh)
             self._fresh = slot
             self._bell.frame.notify()
+        return lost
 
     def take(self) -> Slot | None:
         """Return the fresh slot, if any. The caller holds the lock."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from edged.errors import EdgedError
+from edged.pipeline.observer import Observer
 from edged.pipeline.policy import PublishPolicy
 from edged.pipeline.results import Inference, Results
 from edged.prediction import Prediction
@@ -24,6 +25,7 @@ class PublisherWorker:
         results: from the inference thread.
         policies: by camera.
         send: takes a prediction and its sequence number.
+        observer: is told of every inference; None where nobody records them.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class PublisherWorker:
         results: Results,
         policies: Mapping[str, PublishPolicy],
         send: Send,
+        observer: Observer | None = None,
     ) -> None:
         self._results = results
         self._policies = policies
         self._send = send
+        self._observer = observer
         self._seq = dict.fromkeys(policies, 0)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -54,7 +58,9 @@ class PublisherWorker:
             if isinstance(result, Inference):
                 self._publish(result)
             elif result is not None:
-                result.trial.compared(result.outputs, result.place, result.beside)
+                same = result.trial.compared(result.outputs, result.place, result.beside)
+                if self._observer is not None and same is not None:
+                    self._observer.compared(result, disagreed=not same)
             elif self._stopping.is_set():
                 return
 
@@ -70,6 +76,8 @@ class PublisherWorker:
             inference.lane.model.was_not_read(error)
             if trial is not None:
                 trial.failed(error)
+            if self._observer is not None:
+                self._observer.unread(inference, trial=trial is not None)
             return
         inference.lane.model.was_read()
         if trial is not None:
@@ -77,6 +85,8 @@ class PublisherWorker:
         else:
             inference.lane.model.invoke.add(inference.outputs.invoke_s)
         counters.invoke.add(inference.outputs.invoke_s)
+        if self._observer is not None:
+            self._observer.read(inference, result, trial=trial is not None)
         if not self._policies[stamp.camera].wants(result, stamp.captured_mono_s):
             counters.withheld += 1
             return

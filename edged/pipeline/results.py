@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from dataclasses import dataclass
 
+from edged.drift.signals import Gray
 from edged.frame import FrameStamp
 from edged.inference.preprocess import Geometry
 from edged.inference.servable import Outputs, Servable
@@ -19,13 +20,18 @@ MOST_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """One inference, on its way to the publisher."""
+    """One inference, on its way to the publisher.
+
+    Attributes:
+        sketch: of its picture, for drift, where it is a sample.
+    """
 
     lane: Lane
     servable: Servable
     stamp: FrameStamp
     place: Geometry
     outputs: Outputs
+    sketch: Gray | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -44,12 +50,14 @@ class Comparison:
     It follows the inference of the frame, which has not waited for the second model.
 
     Attributes:
+        camera: whose frame.
         trial: which.
         outputs: of the candidate.
         place: of the frame in its input.
         beside: what the previous model says.
     """
 
+    camera: str
     trial: LiveTrial
     outputs: Outputs
     place: Geometry

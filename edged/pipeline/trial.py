@@ -94,24 +94,28 @@ class LiveTrial:
         with self._lock:
             self._watch.served(time.monotonic(), outputs.invoke_s * 1000.0)
 
-    def compared(self, outputs: Outputs, place: Geometry, beside: Beside) -> None:
+    def compared(self, outputs: Outputs, place: Geometry, beside: Beside) -> bool | None:
         """Record what both models say about a frame, where both make sense. Publisher thread only.
 
         Args:
             outputs: of the candidate.
             place: of the frame in its input.
             beside: of the previous model.
+
+        Returns:
+            Whether they say the same; None where one of them makes no sense.
         """
         try:
             before = beside.servable.decode(beside.outputs, place)
             after = self.candidate.decode(outputs, place)
         except EdgedError:
-            return
+            return None
         pair = Pair(
             beside.scene, essence(before), essence(after), _digest(beside.outputs), _digest(outputs)
         )
         with self._lock:
             self._watch.compared(pair)
+        return pair.before == pair.after
 
     def failed(self, error: EdgedError) -> None:
         """Record a frame that gave nothing, unless this device is at fault."""

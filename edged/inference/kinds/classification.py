@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edged.drift.signals import Confidence, classified
 from edged.errors import ValidationError
 from edged.inference.kinds.decoder import Cut, Habit, Scores, best, class_labels
 from edged.inference.preprocess import Geometry
 from edged.inference.tensors import Array, TensorSpec, dequantise
-from edged.prediction import Classes, ScoredClass
+from edged.prediction import Classes, Result, ScoredClass
 
 _SCORE_TYPES = ("uint8", "int8", "int16", "float32", "float16")
 
@@ -79,6 +80,14 @@ class ClassificationDecoder:
                 if score >= self._least and score > 0.0
             )
         )
+
+    def confidence(self, outputs: Sequence[Array], place: Geometry) -> Confidence:  # noqa: ARG002
+        """Return how sure the model is of all its classes; see `Decoder.confidence`."""
+        return classified(self.scores(outputs))
+
+    def best_class(self, outputs: Sequence[Array], result: Result) -> int:  # noqa: ARG002
+        """Return the number of the best class: quantisation and softmax keep the order."""
+        return int(outputs[0].argmax())
 
 
 def _wants_softmax(head: str, spec: TensorSpec) -> bool:

@@ -9,10 +9,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edged.drift.signals import NOTHING, Confidence
 from edged.errors import ValidationError
 from edged.inference.preprocess import Geometry, Resize
 from edged.inference.tensors import Array
-from edged.prediction import Result
+from edged.prediction import Result, seen
 
 Scores = npt.NDArray[np.float32]
 
@@ -87,6 +88,22 @@ class Decoder(Protocol):
             ValidationError: `output_not_finite` when a value is NaN or infinite.
         """
 
+    def confidence(self, outputs: Sequence[Array], place: Geometry) -> Confidence:
+        """Return how sure the model is, whatever its owner wants to be told.
+
+        Args:
+            outputs: as for `decode`, which has read them.
+            place: the same.
+        """
+
+    def best_class(self, outputs: Sequence[Array], result: Result) -> int:
+        """Return the number of the best class, `NOTHING` without one; next to free.
+
+        Args:
+            outputs: as for `decode`.
+            result: what that returned.
+        """
+
 
 def class_labels(labels: Sequence[str] | None, count: int, things: str) -> tuple[str, ...]:
     """Return a label for each of `count` classes: `class 0`... where there are none.
@@ -121,6 +138,16 @@ def labels_fit(labels: Sequence[str], count: int) -> bool:
 def label_of(labels: Sequence[str], number: int) -> str:
     """Return the label of a class that a model named by its number, whatever the number."""
     return labels[number] if 0 <= number < len(labels) else f"class {number}"
+
+
+def first_class(labels: Sequence[str], result: Result) -> int:
+    """Return the number of the class that stands first in a result, `NOTHING` without one."""
+    lines = seen(result)
+    if not lines:
+        return NOTHING
+    label = lines[0][0]
+    # What `label_of` makes of a number without a label is the number.
+    return labels.index(label) if label in labels else int(label.removeprefix("class "))
 
 
 def best(scores: npt.NDArray[np.float32], count: int) -> list[int]:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edged.drift.signals import Confidence, found
 from edged.errors import ValidationError
 from edged.inference.kinds.decoder import Cut, Habit, class_labels
 from edged.inference.preprocess import Geometry
 from edged.inference.tensors import Array, TensorSpec, dequantise
-from edged.prediction import Keypoint, Keypoints
+from edged.prediction import Keypoint, Keypoints, Result
 
+_BODY = 0
 _VALUE_TYPES = ("uint8", "int8", "float32", "float16")
 # In the order of the COCO data set, which MoveNet was trained on.
 _COCO = (
@@ -81,3 +83,14 @@ class KeypointsDecoder:
                 if score >= self._least and score > 0.0
             )
         )
+
+    def confidence(self, outputs: Sequence[Array], place: Geometry) -> Confidence:  # noqa: ARG002
+        """Return the mean score of the points, and how far the best is from it."""
+        scores = np.clip(dequantise(self._spec, outputs[0].reshape(-1, 3)[:, 2]), 0.0, 1.0)
+        mean = float(scores.mean())
+        spread = found(scores.tolist(), _BODY, scores.size)
+        return Confidence(mean, spread.top1 - mean, spread.entropy, spread.label)
+
+    def best_class(self, outputs: Sequence[Array], result: Result) -> int:  # noqa: ARG002
+        """Return the one class there is: a body."""
+        return _BODY

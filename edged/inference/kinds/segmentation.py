@@ -9,15 +9,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edged.drift import signals
+from edged.drift.signals import Confidence
 from edged.errors import ValidationError
-from edged.inference.kinds.decoder import Cut, Habit, best, class_labels, label_of
+from edged.inference.kinds.decoder import Cut, Habit, best, class_labels, first_class, label_of
 from edged.inference.modelfile import ModelFile
 from edged.inference.preprocess import Geometry
 from edged.inference.tensors import Array, TensorSpec
-from edged.prediction import Area, Areas, Mask
+from edged.prediction import Area, Areas, Mask, Result
 
 _NUMBER_TYPES = ("int64", "int32", "uint8")
 _SCORE_TYPES = ("uint8", "int8", "int16", "float32", "float16")
+# Pixels a side that a confidence is made of.
+_SURVEYED = 64
 # Counting takes room for every number up to the highest; above this the numbers are sorted instead.
 _MOST_COUNTED = 65535
 
@@ -83,7 +87,7 @@ class SegmentationDecoder:
         """Return what covers most, and the mask if it is asked for; see `Decoder.decode`."""
         height, width = self._spec.shape[1:3]
         x0, y0, x1, y1 = place.filled(width, height)
-        numbers = self._numbers(outputs[0].reshape(height, width, -1), slice(y0, y1), slice(x0, x1))
+        numbers = self._numbers(outputs, place, 1)
         found, counts = _count(numbers)
         shares = (counts / numbers.size).astype(np.float32)
         areas = tuple(
@@ -96,14 +100,31 @@ class SegmentationDecoder:
         box = place.box_to_source((x0 / width, y0 / height, x1 / width, y1 / height))
         return Areas(areas, Mask(self._png(numbers), box))
 
-    def _numbers(self, output: Array, rows: slice, columns: slice) -> Array:
-        """Return the label number of each pixel in the part of the output that counts."""
+    def confidence(self, outputs: Sequence[Array], place: Geometry) -> Confidence:
+        """Return what share of the image the areas have, as if those were scores."""
+        height, width = self._spec.shape[1:3]
+        # Every nth pixel: shares to a hundredth are enough, and all of them take milliseconds.
+        step = max(1, min(height, width) // _SURVEYED)
+        numbers, counts = _count(self._numbers(outputs, place, step))
+        label = int(numbers[counts.argmax()])
+        shares = (counts / counts.sum()).tolist()
+        return signals.found(shares, label, len(self.labels))
+
+    def best_class(self, outputs: Sequence[Array], result: Result) -> int:  # noqa: ARG002
+        """Return the number of the largest area that was reported."""
+        return first_class(self.labels, result)
+
+    def _numbers(self, outputs: Sequence[Array], place: Geometry, step: int) -> Array:
+        """Return the label number of every nth pixel in the part of the output that counts."""
+        height, width = self._spec.shape[1:3]
+        x0, y0, x1, y1 = place.filled(width, height)
+        output = outputs[0].reshape(height, width, -1)[y0:y1:step, x0:x1:step]
         if not self._scored:
-            return output[rows, columns, 0]
+            return output[:, :, 0]
         if self._spec.is_float and not np.isfinite(output).all():
             raise ValidationError("output_not_finite", "the model returned NaN or infinite scores")
         # Quantisation keeps the order, so the raw values decide.
-        best_class: Array = output[rows, columns].argmax(axis=2)
+        best_class: Array = output.argmax(axis=2)
         return best_class
 
     def _png(self, numbers: Array) -> bytes:

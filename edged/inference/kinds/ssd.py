@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from flatbuffers import flexbuffers
 
+from edged.drift.signals import NOTHING, Confidence, found
 from edged.errors import ValidationError
-from edged.inference.kinds.decoder import Cut, Habit, best, class_labels, label_of
+from edged.inference.kinds.decoder import Cut, Habit, best, class_labels, first_class, label_of
 from edged.inference.modelfile import ModelFile, Operator
 from edged.inference.preprocess import Geometry
 from edged.inference.tensors import Array
-from edged.prediction import FoundObject, Objects
+from edged.prediction import FoundObject, Objects, Result
 
 _OPERATOR = "TFLite_Detection_PostProcess"
 
@@ -107,7 +108,7 @@ class SsdDecoder:
             np.isfinite(scores).all() and np.isfinite(classes).all() and np.isfinite(corners).all()
         ):
             raise ValidationError("output_not_finite", "the model returned NaN or infinite boxes")
-        found = []
+        objects = []
         for i in best(scores, min(self._cut.top_k, n)):
             score = float(scores[i])
             if score < self._least or score <= 0.0:
@@ -115,5 +116,16 @@ class SsdDecoder:
             y0, x0, y1, x1 = (float(value) for value in corners[i])
             box = place.box_to_source((x0, y0, x1, y1))
             label = label_of(self.labels, int(classes[i]))
-            found.append(FoundObject(label, min(score, 1.0), box))
-        return Objects(tuple(found))
+            objects.append(FoundObject(label, min(score, 1.0), box))
+        return Objects(tuple(objects))
+
+    def confidence(self, outputs: Sequence[Array], place: Geometry) -> Confidence:  # noqa: ARG002
+        """Return how sure the model is of all objects; see `Decoder.confidence`."""
+        _, classes, scores, count = (output.reshape(-1) for output in outputs)
+        n = max(0, min(int(count[0]), scores.size, classes.size))
+        label = int(classes[scores[:n].argmax()]) if n else NOTHING
+        return found(scores[:n].tolist(), max(label, NOTHING), scores.size)
+
+    def best_class(self, outputs: Sequence[Array], result: Result) -> int:  # noqa: ARG002
+        """Return the class of the best object that was reported."""
+        return first_class(self.labels, result)

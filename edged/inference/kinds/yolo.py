@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edged.drift import signals
+from edged.drift.signals import Confidence
 from edged.errors import ValidationError
-from edged.inference.kinds.decoder import Cut, Habit, best, class_labels, label_of
+from edged.inference.kinds.decoder import Cut, Habit, best, class_labels, first_class, label_of
 from edged.inference.kinds.yolohead import YoloHead
 from edged.inference.preprocess import Geometry
 from edged.inference.tensors import Array, TensorSpec, dequantise
-from edged.prediction import FoundObject, Objects
+from edged.prediction import FoundObject, Objects, Result
 
 Boxes = npt.NDArray[np.float32]
 
@@ -22,6 +24,9 @@ TYPES = ("uint8", "int8", "int16", "float32", "float16")
 MIN_SCORE = 0.25
 # Boxes of one class that overlap by more are one object (yolov5 `detect.py`, `--iou-thres`).
 MAX_OVERLAP = 0.45
+# What a confidence is made of, whatever is published: the best objects, and from this score.
+_CLOSE_TOP = 16
+_CLOSE_SCORE = 0.05
 # Boxes that are compared. Ultralytics' heads without NMS give 300 in all; one object gets up to
 # some dozens of boxes, so a crowd needs more.
 _CANDIDATES = 1000
@@ -64,11 +69,7 @@ class YoloDecoder:
             self.labels = class_labels(labels, head.classes, f"detects {head.classes} classes")
         self._spec = spec
         self._head = head
-        self._top = cut.top_k
-        self._least = self._raw_least = cut.least(MIN_SCORE)
-        if not spec.is_float and spec.scale:
-            # Compared before the rounding of float32, so a step is not lost to it.
-            self._raw_least = math.ceil(self._least / spec.scale + spec.zero_point - 1e-3)
+        self._cut = cut
 
     def decode(self, outputs: Sequence[Array], place: Geometry) -> Objects:
         """Return the best objects; see `Decoder.decode`.
@@ -77,12 +78,25 @@ class YoloDecoder:
             ValidationError: `output_not_finite`; `model_kind_unsupported` where values are no
                 probabilities or no boxes, so that the head is another one than its shape says.
         """
+        return self._decode(outputs, place, self._cut.top_k, self._cut.least(MIN_SCORE))
+
+    def confidence(self, outputs: Sequence[Array], place: Geometry) -> Confidence:
+        """Return how sure the model is of all objects; see `Decoder.confidence`."""
+        objects = self._decode(outputs, place, _CLOSE_TOP, _CLOSE_SCORE)
+        scores = [line.score for line in objects.objects]
+        return signals.found(scores, first_class(self.labels, objects), _CLOSE_TOP)
+
+    def best_class(self, outputs: Sequence[Array], result: Result) -> int:  # noqa: ARG002
+        """Return the class of the best object that was reported."""
+        return first_class(self.labels, result)
+
+    def _decode(self, outputs: Sequence[Array], place: Geometry, top: int, least: float) -> Objects:
         table = outputs[0].reshape(self._spec.shape[1:])
         if not self._head.transposed:
             table = table.T
         if self._spec.is_float and not np.isfinite(table).all():
             raise ValidationError("output_not_finite", "the model returned NaN or infinite boxes")
-        rows, scores = self._candidates(table)
+        rows, scores = self._candidates(table, least)
         corners = self._corners(table, rows, place)
         real = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
         rows, scores, corners = rows[real], scores[real], corners[real]
@@ -92,7 +106,7 @@ class YoloDecoder:
             kept = without_duplicates(corners, classes)
         found: list[FoundObject] = []
         for i in kept:
-            if len(found) == self._top:
+            if len(found) == top:
                 break
             x0, y0, x1, y1 = (float(value) for value in corners[i])
             box = place.box_to_source((x0, y0, x1, y1))
@@ -101,22 +115,25 @@ class YoloDecoder:
                 found.append(FoundObject(label, min(float(scores[i]), 1.0), box))
         return Objects(tuple(found))
 
-    def _candidates(self, table: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    def _candidates(
+        self, table: Array, least: float
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
         """Return rows and scores of the best boxes, best first.
 
         Raw values are compared with a raw threshold: turning all 8400 x 84 values of an int8 head
         into real numbers first takes ten times as long.
         """
+        raw_least = self._raw(least)
         if self._head.form == "scores":
             raw = table[4:].max(axis=0)
-            rows = np.flatnonzero(raw >= self._raw_least)
+            rows = np.flatnonzero(raw >= raw_least)
             scores = dequantise(self._spec, raw[rows])
         else:
-            rows = np.flatnonzero(table[4] >= self._raw_least)
+            rows = np.flatnonzero(table[4] >= raw_least)
             scores = dequantise(self._spec, table[4, rows])
         if self._head.form == "objectness":
             scores *= dequantise(self._spec, table[5:, rows].max(axis=0, initial=_low(table)))
-        enough = (scores >= self._least) & (scores > 0.0)
+        enough = (scores >= least) & (scores > 0.0)
         rows, scores = rows[enough], scores[enough]
         if scores.size and scores.max() > _SCORE_END:
             raise ValidationError(
@@ -124,6 +141,12 @@ class YoloDecoder:
             )
         order = np.array(best(scores, _CANDIDATES), np.intp)
         return rows[order], scores[order]
+
+    def _raw(self, least: float) -> float:
+        if self._spec.is_float or not self._spec.scale:
+            return least
+        # Compared before the rounding of float32, so a step is not lost to it.
+        return math.ceil(least / self._spec.scale + self._spec.zero_point - 1e-3)
 
     def _classes(self, table: Array, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         if self._head.form == "end_to_end":

@@ -1,0 +1,73 @@
+"""Decision windows: consecutive five-minute windows of one subject, an hour together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edged.drift.window import Window, total
+
+_HOUR_MS = 3_600_000
+_DAY_HOURS = 24
+
+
+def joined(windows: Sequence[Window]) -> Window:
+    """Return windows of one subject as one, from when the first began.
+
+    Their tau is such that the effective samples add up.
+
+    Raises:
+        DriftError: `edges_differ`.
+    """
+    first, tally = windows[0], total(windows)
+    effective = sum(window.n_effective for window in windows)
+    return replace(
+        first,
+        seconds=sum(window.seconds for window in windows),
+        synchronised=all(window.synchronised for window in windows),
+        trial=any(window.trial for window in windows),
+        tally=tally,
+        tau=tally.sampled / effective if effective > 0.0 else None,
+    )
+
+
+def time_of_day(window: Window) -> int:
+    """Return the hour of the day, 0..23 UTC, that the middle of a window lies in."""
+    return int(_middle_ms(window) // _HOUR_MS % _DAY_HOURS)
+
+
+def day(window: Window) -> int:
+    """Return the day, counted from 1970 in UTC, that the middle of a window lies in."""
+    return int(_middle_ms(window) // (_DAY_HOURS * _HOUR_MS))
+
+
+def _middle_ms(window: Window) -> float:
+    return window.began_ms + window.seconds * 500.0
+
+
+class Hours:
+    """Gathers windows until they make an hour.
+
+    An hour holds one subject and no large gap: what does not go on from the windows gathered so
+    far, by the clock, begins another hour, and the unfinished one is dropped. Its windows are
+    recorded all the same; an hour of bits and pieces would be compared with the wrong time of day.
+    """
+
+    def __init__(self) -> None:
+        self._gathered: list[Window] = []
+
+    def add(self, window: Window) -> Window | None:
+        """Take the next window; return the hour that it completes, if it does."""
+        if self._gathered and not self._goes_on(window):
+            self._gathered = []
+        self._gathered.append(window)
+        # A window may end a little early; half of one does not make another hour.
+        if sum(one.seconds for one in self._gathered) < _HOUR_MS / 1000 - window.seconds / 2:
+            return None
+        hour, self._gathered = joined(self._gathered), []
+        return hour
+
+    def _goes_on(self, window: Window) -> bool:
+        first = self._gathered[0]
+        since_ms = window.began_ms - first.began_ms
+        return window.subject == first.subject and 0 <= since_ms < 2 * _HOUR_MS

@@ -1,0 +1,1 @@
+"""The parts of scripts/eval-drift: pictures, a pool of samples, camera days, baselines, tables."""
