@@ -155,7 +155,7 @@ def test_a_reload_after_an_installation_holds_no_file_open(device, desk) -> None
         device.wait_ready(times=1 + number)
         if number == 1:
             before = descriptors(device)
-    assert descriptors(device) <= before
+    wait_for("files to be closed", lambda: descriptors(device) <= before)
 
 
 def test_what_a_killed_copy_left_goes_with_the_next_start(device) -> None:
