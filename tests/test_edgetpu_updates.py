@@ -146,6 +146,7 @@ def test_the_golden_set_is_the_first_act_of_the_trial(device, desk, subscriber, 
     assert {one["version"] for one in predictions(subscriber)[count:]} == {"1.0.0"}
 
 
+@pytest.mark.slow
 def test_an_edge_tpu_that_fails_or_hangs_meanwhile(device, desk, subscriber, mode) -> None:
     publish(desk, "1.0.0")
     device.start().wait_ready()
