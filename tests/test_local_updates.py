@@ -104,6 +104,8 @@ def test_a_stick_with_a_version_that_is_none(device, tmp_path, version) -> None:
     code, _, err = edged(device, "models", "install", str(tmp_path / "stick.tar"))
 
     assert (code, "not_an_export" in err) == (1, True), err
+    assert "/proc/" not in err
+    assert "--bare" in err
     assert edged(device, "models", "list")[0] == 0, device.log
 
 

@@ -29,7 +29,7 @@ class Unwritable(Files):
     def __init__(self, code: int) -> None:
         self._code = code
 
-    def write(self, path: Path, data: bytes, mode: int = 0o640) -> None:
+    def write(self, path: Path, data: bytes, mode: int | None = None) -> None:
         raise OSError(self._code, os.strerror(self._code), str(path))
 
 

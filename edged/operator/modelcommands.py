@@ -155,7 +155,7 @@ def _needs(manifest: Manifest) -> str:
 def _terms(manifest: Manifest) -> str:
     terms = manifest.trial
     most = "" if terms.max_disagreement is None else f", disagreement {terms.max_disagreement:g}"
-    return (
-        f"at least {terms.frames} frames, {terms.seconds} s; at most {terms.p95_ratio:g} times"
-        f" the time{most}"
-    )
+    least = [f"{terms.frames} frames"] if terms.frames else []
+    least += [f"{terms.seconds:g} s"] if terms.seconds else []
+    length = f"at least {', '.join(least)}" if least else "as long as the device says"
+    return f"{length}; at most {terms.p95_ratio:g} times the time{most}"
