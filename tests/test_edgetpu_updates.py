@@ -15,7 +15,7 @@ import orjson
 import pytest
 from sim import golden, models, packages
 from sim.broker import MOSQUITTO, wait_for
-from sim.delegate import MODE_VARIABLE, delegate_or_skip
+from sim.delegate import MODE_VARIABLE, answers, delegate_or_skip
 from sim.desk import COLOURS, Desk
 from sim.device import Device, P
 from test_updates import latest, predictions, result_of, results, runs, states, want
@@ -33,12 +33,6 @@ pytestmark = [
 
 MODEL = models.edgetpu_custom_op()
 INPUTS = golden.colour_inputs(dtype="uint8")
-
-
-def answers(inputs: np.ndarray, classes: int = 4) -> np.ndarray:
-    """What delegate.c computes."""
-    sums = inputs.reshape(len(inputs), -1).sum(axis=1, dtype=np.int64)
-    return ((sums[:, None] + np.arange(classes)) & 0xFF).astype(np.uint8)[:, None, :]
 
 
 @pytest.fixture
