@@ -211,6 +211,10 @@ class Daemon:
                 ),
                 assembly.healthy,
             )
+            # Whatever cannot be given up, such as the load of a candidate, may take as long as it
+            # is allowed to, and needs the threads of the pipeline, which go on meanwhile.
+            updates = assembly.updates
+            self._in_background(lambda: updates.stop(LOAD_LIMIT_S), assembly.healthy)
         except _StopAskedError:
             return assembly
         except EdgedError as error:
