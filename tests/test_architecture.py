@@ -36,7 +36,7 @@ FLOORS = [
      "demo.candidates", "inference.interpreter", "models.casework", "models.download",
      "models.handover", "models.hearing", "models.httpsource", "models.journalfile",
      "models.stick", "models.trust", "models.tufclient", "models.validation", "mqtt.connection",
-     "mqtt.spool", "operator.keys", "pipeline.mailbox"],
+     "mqtt.spool", "operator.apart", "operator.keys", "pipeline.mailbox"],
     ["arguments", "camera.images", "camera.opencv", "camera.picamera", "camera.synthetic",
      "camera.videofile", "control_client", "inference.servable", "models.listener",
      "models.repository", "models.store", "mqtt.attempt", "mqtt.client", "operations",
