@@ -263,9 +263,12 @@ class Daemon:
                 if name in loaded.journals:
                     moment = Moment(_now_ms(), boot.boot_id)
                     journal = with_factory(journal, model, frame.store, moment)
-                if journal != before:
-                    frame.store.journal(name).save(journal)
-                started.journals[name] = journal
+                try:
+                    if journal != before:
+                        frame.store.journal(name).save(journal)
+                    started.journals[name] = journal
+                except StoreError as error:
+                    started.unwritten(journal, error)
             elif name not in loaded.fixed and name in assembly.updates.fixed:
                 started.fixed[name] = assembly.updates.fixed[name]
             wanted = started.wanted(name)
