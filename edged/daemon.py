@@ -211,6 +211,10 @@ class Daemon:
                 ),
                 assembly.healthy,
             )
+            # Whatever cannot be given up, such as the load of a candidate, may take as long as it
+            # is allowed to, and needs the threads of the pipeline, which go on meanwhile.
+            updates = assembly.updates
+            self._in_background(lambda: updates.stop(LOAD_LIMIT_S), assembly.healthy)
         except _StopAskedError:
             return assembly
         except EdgedError as error:
@@ -259,9 +263,12 @@ class Daemon:
                 if name in loaded.journals:
                     moment = Moment(_now_ms(), boot.boot_id)
                     journal = with_factory(journal, model, frame.store, moment)
-                if journal != before:
-                    frame.store.journal(name).save(journal)
-                started.journals[name] = journal
+                try:
+                    if journal != before:
+                        frame.store.journal(name).save(journal)
+                    started.journals[name] = journal
+                except StoreError as error:
+                    started.unwritten(journal, error)
             elif name not in loaded.fixed and name in assembly.updates.fixed:
                 started.fixed[name] = assembly.updates.fixed[name]
             wanted = started.wanted(name)

@@ -87,8 +87,8 @@ class Files:
             os.fsync(descriptor)
 
     def fsync_dir(self, directory: Path) -> None:
-        """Return when the names in a directory are safe."""
-        with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        """Return when the names in a directory are safe; it may be a link, as to a larger disk."""
+        with _opened(directory, os.O_RDONLY | os.O_DIRECTORY, follow=True) as descriptor:
             os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
@@ -209,8 +209,9 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path, flags: int, mode: int = 0) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+def _opened(path: Path, flags: int, mode: int = 0, *, follow: bool = False) -> Iterator[int]:
+    flags |= os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, mode)
     try:
         yield descriptor
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -51,6 +52,7 @@ def add_model_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _pack(args: argparse.Namespace) -> int:
+    from edged.operator.apart import apart
     from edged.operator.pack import Choices, pack
 
     choices = Choices(
@@ -60,7 +62,8 @@ def _pack(args: argparse.Namespace) -> int:
         resize=args.resize,
         **manifest_choices(args),
     )
-    packed = pack(
+    packing = partial(
+        pack,
         args.model,
         name=args.name,
         version=args.version,
@@ -68,6 +71,7 @@ def _pack(args: argparse.Namespace) -> int:
         output=args.output,
         choices=choices,
     )
+    packed = apart(packing)
     if args.json:
         values = {"file": str(packed.path), "sha256": packed.sha256, "notes": packed.notes}
         print(orjson.dumps(values | _tried(packed.tried)).decode())
