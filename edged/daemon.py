@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TypeVar
 
 from edged import __version__
+from edged.allocator import few_arenas
 from edged.assembly import LOAD_LIMIT_S, Assembly, Frame, restore_outbox, topics_of
 from edged.breadcrumb import CLEAN_STOPS, FRESH_BOOT, Breadcrumb, RunRecord
 from edged.config import Config, ModelConfig
@@ -92,6 +93,7 @@ class Daemon:
             EdgedError: a model cannot run at the start, a directory cannot be used, or another
                 daemon runs.
         """
+        few_arenas()
         with self._signals():
             lock = StateLock(Path(self._config.state_dir))
             runtime = RuntimeLock(Path(self._config.runtime_dir))

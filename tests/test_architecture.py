@@ -26,7 +26,7 @@ FLOORS = [
     ["inference.kinds.yolo", "models.findings", "models.pursuit"],
     ["inference.postprocess", "models.recovery", "operator.fleetplan"],
     # From here on the world is touched: one adapter for each part of it.
-    ["board", "camera.clock", "camera.imagefile", "camera.pixels", "camera.v4l2",
+    ["allocator", "board", "camera.clock", "camera.imagefile", "camera.pixels", "camera.v4l2",
      "camera.videoio", "inference.edgetpu", "inference.factory", "lock", "models.child",
      "models.files", "models.inbox", "models.package", "models.sandbox", "models.source",
      "models.task", "mqtt.credentials", "mqtt.reasons", "mqtt.spoolfile", "mqtt.traffic",
