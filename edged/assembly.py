@@ -19,6 +19,7 @@ from edged.inference.edgetpu import list_edgetpus
 from edged.inference.servable import Servable
 from edged.loader import Loader
 from edged.models.inbox import Inbox
+from edged.models.overview import coming
 from edged.models.store import Store
 from edged.mqtt.client import Session
 from edged.mqtt.messages import (
@@ -261,6 +262,7 @@ class Assembly:
         return {
             "device_id": self._topics.device,
             "healthy": self.healthy(),
+            "deployments": coming(self.updates.journals().values()),
             **control_status(
                 self.config, self._info(session), self.lanes, session, self._last_stats
             ),

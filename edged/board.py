@@ -10,11 +10,14 @@ import resource
 import shutil
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 _MANAGER_S = 5.0
+_ASKED_AGAIN_S = 30.0
 _TIME_ERROR = 5  # adjtimex(2): not synchronised
 
 
@@ -83,10 +86,41 @@ def manager_clock_synchronised() -> bool | None:
     return {"yes": True, "no": False}.get(done.stdout.strip())
 
 
+class Remembered:
+    """An answer that costs a process, for whoever asks with every message. Any thread.
+
+    A clock that was set since boot stays so; anything else is asked for again after a while.
+
+    Args:
+        ask: gives the answer.
+        monotonic: seconds.
+    """
+
+    def __init__(
+        self, ask: Callable[[], bool | None], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ask = ask
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._answer: bool | None = None
+        self._due_s = float("-inf")
+
+    def __call__(self) -> bool | None:
+        """Return the answer, at most half a minute old."""
+        with self._lock:
+            if self._answer is not True and self._monotonic() >= self._due_s:
+                self._answer = self._ask()
+                self._due_s = self._monotonic() + _ASKED_AGAIN_S
+            return self._answer
+
+
+_remembered_manager = Remembered(manager_clock_synchronised)
+
+
 def clock_synchronised(
     root: Path = Path("/"),
     kernel: Callable[[], bool | None] = kernel_clock_synchronised,
-    manager: Callable[[], bool | None] = manager_clock_synchronised,
+    manager: Callable[[], bool | None] = _remembered_manager,
 ) -> bool | None:
     """Say whether the clock was set from the network since boot; None where nobody knows.
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TypeVar
 
 from edged import __version__
+from edged.allocator import few_arenas
 from edged.assembly import LOAD_LIMIT_S, Assembly, Frame, restore_outbox, topics_of
 from edged.breadcrumb import CLEAN_STOPS, FRESH_BOOT, Breadcrumb, RunRecord
 from edged.config import Config, ModelConfig
@@ -98,6 +99,7 @@ class Daemon:
             EdgedError: a model cannot run at the start, a directory cannot be used, or another
                 daemon runs.
         """
+        few_arenas()
         with self._signals():
             lock = StateLock(Path(self._config.state_dir))
             runtime = RuntimeLock(Path(self._config.runtime_dir))
@@ -225,6 +227,10 @@ class Daemon:
                 ),
                 assembly.healthy,
             )
+            # Whatever cannot be given up, such as the load of a candidate, may take as long as it
+            # is allowed to, and needs the threads of the pipeline, which go on meanwhile.
+            updates = assembly.updates
+            self._in_background(lambda: updates.stop(LOAD_LIMIT_S), assembly.healthy)
         except _StopAskedError:
             return assembly
         except EdgedError as error:
@@ -275,9 +281,12 @@ class Daemon:
                 if name in loaded.journals:
                     moment = Moment(_now_ms(), boot.boot_id)
                     journal = with_factory(journal, model, frame.store, moment)
-                if journal != before:
-                    frame.store.journal(name).save(journal)
-                started.journals[name] = journal
+                try:
+                    if journal != before:
+                        frame.store.journal(name).save(journal)
+                    started.journals[name] = journal
+                except StoreError as error:
+                    started.unwritten(journal, error)
             elif name not in loaded.fixed and name in assembly.updates.fixed:
                 started.fixed[name] = assembly.updates.fixed[name]
             wanted = started.wanted(name)

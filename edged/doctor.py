@@ -11,9 +11,12 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from edged.board import board_name, clock_synchronised, free_bytes, temperatures_c
@@ -27,6 +30,7 @@ from edged.inference.edgetpu import (
 )
 from edged.inference.interpreter import edgetpu_library_error, installed_runtimes
 from edged.inference.loading import load_servable
+from edged.models.source import Limits
 from edged.mqtt.attempt import try_broker
 from edged.redact import redacted
 
@@ -87,6 +91,7 @@ def examine(config: Config | None, path: str, problem: str) -> list[Finding]:
     for camera in config.camera:
         findings.append(_camera(camera))
     findings += _broker(config.mqtt, f"{config.device_id or 'edged'}-doctor")
+    findings += _updates(config)
     for name, directory in (("state_dir", config.state_dir), ("runtime_dir", config.runtime_dir)):
         findings.append(_directory(name, Path(directory)))
     findings.append(_disk(Path(config.state_dir)))
@@ -300,6 +305,37 @@ def _broker(mqtt: MqttConfig, client_id: str) -> Iterator[Finding]:
         yield Finding("ok", "broker", "ok", f"{place} accepts this device.")
     else:
         yield Finding("fail", "broker", refused.reason, f"{place}: {refused.detail}")
+
+
+def _updates(config: Config) -> Iterator[Finding]:
+    """Ask the repository as the service would, and remember nothing."""
+    update = config.update
+    if update.metadata_url is None or update.targets_url is None:
+        return
+    # python-tuf is 90 ms and 20 MB: only for devices that are given models.
+    from edged.models.repository import Clock, Repository  # noqa: PLC0415
+
+    limits = Limits(connect_s=_CONNECT_S, silence_s=_CONNECT_S, metadata_s=3 * _CONNECT_S)
+    try:
+        root = Path(update.root).read_bytes()
+        with TemporaryDirectory() as folder:
+            refreshed = Repository(
+                root, Path(folder, "metadata"), update.metadata_url, Path(folder),
+                update.targets_url, limits=limits,
+                clock=lambda: Clock(time.time(), clock_synchronised()),
+            ).refresh()  # fmt: skip
+    except OSError as error:
+        words = (
+            f"Cannot read {update.root}: {error.strerror}. Put the operator's root.json"
+            " (`edgectl repo root`) there, readable for the service."
+        )
+        yield Finding("fail", "updates", "updates_off", words)
+    except EdgedError as error:
+        yield Finding("fail", "updates", error.reason, error.explain())
+    else:
+        until = datetime.fromtimestamp(refreshed.expires_s, UTC)
+        words = f"{update.metadata_url} is signed as it should be, good until {until:%Y-%m-%d}."
+        yield Finding("ok", "updates", "ok", words)
 
 
 def _directory(name: str, path: Path) -> Finding:

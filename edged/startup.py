@@ -46,6 +46,22 @@ class Started:
         journal = self.journals.get(name)
         return self.fixed.get(name) if journal is None else runs(journal)
 
+    def unwritten(self, journal: Journal, error: StoreError) -> Release | None:
+        """Do without updates for a model, and return what it is to run.
+
+        A full or broken disk must not keep cameras from being watched.
+
+        Args:
+            journal: what it says runs, although it cannot be written.
+            error: why.
+        """
+        name, release = journal.model, runs(journal)
+        log.error("model %s: no updates: %s", name, error.explain())
+        self.troubles[name] = Trouble.of(error)
+        if release is not None:
+            self.fixed[name] = release
+        return release
+
     def close(self) -> None:
         """Free what was loaded."""
         for servable in self.servables.values():
@@ -69,7 +85,8 @@ def start(
         loader: loads them.
         boot: how the last run ended.
         now_ms: Unix time.
-        known: journals that have been recovered already, of models that are loaded anew.
+        known: journals that have been recovered already, of models that are loaded anew. Their
+            updater still runs: they are not written.
 
     Raises:
         EdgedError: a model cannot run, and has no other version to go back to.
@@ -116,9 +133,10 @@ def _start(
                 return
             before = journal
     # Of a new configuration, a person waits to hear whether it can be used.
-    journal = with_factory(journal, model, store, moment, must=known is not None)
-    servable, journal = _loaded(journal, loader, moment)
-    if journal != before:
+    must = known is not None
+    journal = with_factory(journal, model, store, moment, must=must)
+    servable, journal = _loaded(journal, loader, moment, must=must)
+    if journal != before and known is None:
         try:
             store.journal(name).save(journal)
         except StoreError as error:
@@ -165,8 +183,13 @@ def with_factory(
     return use_factory(journal, sha256, moment)
 
 
-def _loaded(journal: Journal, loader: Loader, moment: Moment) -> tuple[Servable | None, Journal]:
-    """Load what is to run; where it is unusable, and something else is there, go back to that."""
+def _loaded(
+    journal: Journal, loader: Loader, moment: Moment, *, must: bool
+) -> tuple[Servable | None, Journal]:
+    """Load what is to run; where it is unusable, and something else is there, go back to that.
+
+    With `must` nothing else will do.
+    """
     release = runs(journal)
     if release is None:
         return None, journal
@@ -183,7 +206,7 @@ def _loaded(journal: Journal, loader: Loader, moment: Moment) -> tuple[Servable 
         spare = any(one is not None and one.sha256 != release.sha256 for one in others)
         if current is not None and current.state not in BEFORE_TRIAL:
             spare = True  # a roll-back or a trial goes on, and decides
-        if not spare:
+        if must or not spare:
             raise
         log.error("model %s: %s", journal.model, error.explain())
         if current is None or current.state in BEFORE_TRIAL:
@@ -211,17 +234,12 @@ def _run_unwritten(
     error: StoreError,
     servable: Servable | None,
 ) -> None:
-    """Run what a journal says that cannot be written.
-
-    A full or broken disk must not keep cameras from being watched.
-    """
-    name, release = journal.model, runs(journal)
-    log.error("model %s: no updates: %s", name, error.explain())
-    started.troubles[name] = Trouble.of(error)
+    """Run what a journal says that cannot be written."""
+    release = started.unwritten(journal, error)
     if release is None:
         return
-    servable = servable or loader.load_release(name, release)
-    started.servables[name], started.fixed[name] = servable, release
+    servable = servable or loader.load_release(journal.model, release)
+    started.servables[journal.model] = servable
     _tell(servable)
 
 

@@ -138,6 +138,8 @@ def set_up_logging(*, verbose: bool) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True
     )
+    # What python-tuf says of a refusal at INFO, at every attempt, the reason says in words.
+    logging.getLogger("tuf").setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 def error_lines(text: str) -> str:

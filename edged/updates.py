@@ -221,15 +221,19 @@ class _Repositories:
 
 def _root(config: Config) -> tuple[bytes | None, ConfigError | None]:
     """Return the trusted root, and why nothing comes over the air."""
-    path = Path(config.update.root)
-    advice = "Put `edgectl repo root` there and metadata_url and targets_url into [update]."
+    path, named = Path(config.update.root), config.update.metadata_url is not None
+    off = "updates over the air are off:"
     try:
         with path.open("rb") as file:
             root = file.read(_ROOT_LIMIT_BYTES)
     except OSError as error:
-        why = f"updates over the air are off: cannot read {path}: {error.strerror}."
+        more = "" if named else ", and metadata_url and targets_url into [update]"
+        advice = f"Put the operator's root.json (`edgectl repo root`) there{more}."
+        why = f"{off} cannot read {path}: {error.strerror}."
         return None, ConfigError("updates_off", why, advice=advice)
-    if config.update.metadata_url is None:
-        why = "updates over the air are off: [update] names no repository."
-        return root, ConfigError("updates_off", why, advice=advice)
+    if not named:
+        why = f"{off} [update] names no repository."
+        return root, ConfigError(
+            "updates_off", why, advice="Put metadata_url and targets_url there."
+        )
     return root, None

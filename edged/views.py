@@ -34,11 +34,16 @@ def status_lines(answer: Answer, width: int) -> list[str]:
         lines.append("A model is stuck; the watchdog restarts the service.")
     lines += _wrapped(_broker(broker), width)
     lines += _wrapped(_outbox(outbox), width)
-    updates = _why(_part(answer, "updates"))
-    lines += _wrapped(f"updates{updates}", width) if updates else []
+    updates = _why(_part(answer, "updates")).removeprefix(": ")
+    if updates:
+        about = "" if updates.startswith("updates") else "updates: "
+        lines += _wrapped(about + updates, width)
     lines += _wrapped(f"runtime {_text(versions, 'runtime')}; {_stopped(answer)}", width)
     cameras, models = _parts(answer, "cameras"), _parts(answer, "models")
     lines += ["", *_camera_lines(cameras, width), "", *_running_lines(models, width)]
+    for one in _parts(answer, "deployments"):
+        what = f"{_text(one, 'model')} {_text(one, 'version')} is coming: {_state(one)}"
+        lines += _wrapped(what + _why(one), width)
     return lines
 
 

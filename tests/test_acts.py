@@ -15,6 +15,8 @@ from edged.config import CameraConfig, Config, ModelConfig
 from edged.errors import VerifyError
 from edged.models.acts import LiveActs
 from edged.models.deployment import advance
+from edged.models.files import Files
+from edged.models.handover import Handover
 from edged.models.journal import Journal
 from edged.models.records import State
 from edged.models.repository import Clock, Repository
@@ -41,7 +43,15 @@ class Desk:
             camera=(CameraConfig(name="front", source="synthetic", model="birds"),),
         )
         nobody = cast("Any", None)  # nothing is loaded
-        self.acts = LiveActs(config, Store(folder), nobody, nobody, lambda: self.remote)
+        self.acts = LiveActs(
+            config,
+            Store(folder),
+            nobody,
+            nobody,
+            handover=Handover(folder / "staging", Files()),
+            remote=lambda: self.remote,
+            stick=nobody,
+        )
 
     def follow(self, url: str) -> None:
         world = self.world

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from sim import badmodels, golden, models
 from sim.broker import MOSQUITTO, Subscriber, wait_for
-from sim.delegate import delegate_or_skip
+from sim.delegate import answers, delegate_or_skip
 from sim.desk import Desk
 from sim.device import Device, P
 from sim.kernel import kernel_or_skip
@@ -114,13 +114,14 @@ def test_what_a_child_can_see_costs_no_process(
 ) -> None:
     """All at once, each as a candidate of a model of its own, while another one is watched."""
     sound = golden.load(factory)
-    answers = {"constant": None, "unsure": UNSURE}
+    others = {"constant": None, "unsure": UNSURE}
     right = golden.golden_of(sound, golden.colour_inputs()).outputs[0]
     body = f"{desk.update}\n{model('m', factory)}"
     for name, (make_model, more, _, _) in SEEN.items():
-        desk.publish("1.0.0", make_model(), name=name, expected=answers.get(name, right))
+        desk.publish("1.0.0", make_model(), name=name, expected=others.get(name, right))
         body += model(name, factory, more)
-    desk.publish("1.0.0", badmodels.slow(30_000))
+    # Warm-up and the invokes that a percentile needs.
+    desk.publish("1.0.0", badmodels.slow(30_000), trial={"frames": 90})
     kernel = kernel_or_skip(tmp_path / "kernel", memory_bytes=2**30)
     device = make(broker.port, body + camera("m", 60), kernel=kernel).start().wait_ready()
     process = device.process.pid
@@ -153,7 +154,7 @@ def test_what_a_child_can_see_costs_no_process(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_crash_after_success_costs_no_process(broker, subscriber, make, desk, factory) -> None:
-    """Its heap is spoilt; whether that shows when the child ends is up to the allocator."""
+    """Its heap is spoilt; whether and where that shows in the child is up to the allocator."""
     right = golden.golden_of(golden.load(factory), golden.colour_inputs()).outputs[0]
     desk.publish("1.0.0", badmodels.abort_at_exit(), expected=right)
     device = make(broker.port, desk.update + model("m", factory) + camera("m", 20)).start()
@@ -167,7 +168,7 @@ def test_a_crash_after_success_costs_no_process(broker, subscriber, make, desk, 
         pytest.skip("the spoilt heap does no harm to the child with this runtime and allocator")
     said = result(subscriber, "m")
     assert (said["status"], said["reason"]) == ("REJECTED", "validation_crashed")
-    assert "reported success" in said["detail"]
+    assert said["detail"].startswith("SIG"), "told by how it ended, wherever it did"
     assert marks(subscriber, "m") == ["bad"]
     assert device.process.pid == process
     assert device.process.poll() is None
@@ -187,8 +188,8 @@ def publish_compiled(desk: Desk, mode: str, **trial: int) -> None:
         "1.0.0",
         models.edgetpu_custom_op(mode=mode),
         file="model_edgetpu.tflite",
-        expected=UNSURE,
-        input={"shape": [1, 32, 32, 3], "dtype": "uint8"},
+        expected=answers(golden.colour_inputs(dtype="uint8")),
+        dtype="uint8",
         trial=trial,
     )
 

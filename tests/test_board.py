@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from edged.board import (
+    Remembered,
     board_name,
     clock_synchronised,
     default_device_id,
     free_bytes,
     kernel_clock_synchronised,
+    manager_clock_synchronised,
     temperatures_c,
 )
 from edged.config import Config
@@ -108,10 +110,37 @@ def test_where_the_sandbox_forbids_to_ask_the_kernel_timedated_does(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr("edged.board._MANAGER_S", 0.5)
 
-    assert clock_synchronised(tmp_path, lambda: None) is known
-    assert clock_synchronised(tmp_path, lambda: False) is False, "the kernel comes first"
+    manager = manager_clock_synchronised
+    assert clock_synchronised(tmp_path, lambda: None, manager) is known
+    assert clock_synchronised(tmp_path, lambda: False, manager) is False, "the kernel comes first"
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    assert clock_synchronised(tmp_path, lambda: None) is None
+    assert clock_synchronised(tmp_path, lambda: None, manager) is None
+
+
+def test_timedated_is_asked_now_and_then(tmp_path, monkeypatch) -> None:
+    asked = tmp_path / "asked"
+    program = tmp_path / "timedatectl"
+    program.write_text(f"#!/bin/sh\necho >> {asked}\ncat {tmp_path}/answer")
+    program.chmod(0o755)
+    (tmp_path / "answer").write_text("no")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    now_s = 0.0
+    manager = Remembered(manager_clock_synchronised, lambda: now_s)
+
+    def known() -> bool | None:
+        return clock_synchronised(tmp_path, lambda: None, manager)
+
+    assert [known() for _ in range(100)] == [False] * 100
+    assert len(asked.read_text()) == 1
+    (tmp_path / "answer").write_text("yes")
+    assert known() is False
+    now_s = 31.0
+    assert known() is True
+    now_s = 10_000.0
+    assert known() is True
+    assert len(asked.read_text()) == 2, "what was set stays so"
+    assert clock_synchronised.__defaults__ is not None
+    assert isinstance(clock_synchronised.__defaults__[-1], Remembered), "so it is in the service"
 
 
 def test_the_kernel_is_asked_and_nothing_is_changed() -> None:

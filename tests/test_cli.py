@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 import pytest
 from sim import models
+from sim.desk import Desk
 from sim.device import BELT
 
 from edged import __version__
@@ -238,6 +239,28 @@ def test_doctor_finds_what_is_wrong(tmp_path, free_port, capsys) -> None:
         topic: finding["reason"] for topic, finding in found.items() if finding["level"] == "fail"
     }
     assert "secret" not in str(found)
+
+
+def test_doctor_asks_the_repository(config, tmp_path, capsys) -> None:
+    desk = Desk(tmp_path / "desk")
+    plain = config.read_text()
+
+    def updates() -> dict[str, str]:
+        config.write_text(plain + desk.update)
+        return doctor(capsys, "--config", str(config))[1]["updates"]
+
+    try:
+        desk.publish("1.0.0")
+        assert updates()["level"] == "ok"
+        root = desk.root.read_bytes()
+        desk.root.write_text("{}")
+        assert (updates()["level"], updates()["reason"]) == ("fail", "root_invalid")
+        desk.root.unlink()
+        assert (updates()["level"], updates()["reason"]) == ("fail", "updates_off")
+        desk.root.write_bytes(root)
+    finally:
+        desk.close()
+    assert (updates()["level"], updates()["reason"]) == ("fail", "server_unreachable")
 
 
 def test_doctor_without_a_configuration(tmp_path, capsys, monkeypatch) -> None:

@@ -17,6 +17,7 @@ from sim.broker import Broker, Subscriber, wait_for
 from sim.broker import free_port as unused_port
 from sim.delegate import MODE_VARIABLE, delegate_or_skip
 from sim.device import BELT, Device, P
+from sim.disk import SmallDisk
 from sim.tcp import Proxy, Silence
 
 from edged.models.records import Crashes
@@ -384,6 +385,29 @@ def test_reload_takes_a_replaced_model_file(broker, subscriber, make, tmp_path) 
     device.wait_ready(times=2)
 
     wait_for("the new one", lambda: predictions(subscriber)[-1]["sha256"] != old)
+
+
+def test_reload_on_a_full_disk_goes_on_with_what_runs(
+    broker, subscriber, make, tmp_path, request
+) -> None:
+    small_disk = SmallDisk(tmp_path / "disk", 16)  # 8 are left alone
+    request.addfinalizer(small_disk.close)
+    path = models.write(tmp_path / "m.tflite", models.classifier())
+    device = make(broker.port, model_and_camera(path))
+    device.state.symlink_to(small_disk.folder)
+    device.start().wait_ready()
+    wait_for("predictions", lambda: predictions(subscriber))
+    old = predictions(subscriber)[0]["sha256"]
+    small_disk.fill()
+    models.write(tmp_path / "new", models.classifier("int8")).replace(path)
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+
+    wait_for("told", lambda: model_info(subscriber)["journal"]["reason"] == "disk_full")
+    boot = predictions(subscriber)[0]["boot"]
+    wait_for("predictions", lambda: predictions(subscriber)[-1]["boot"] != boot)
+    assert predictions(subscriber)[-1]["sha256"] == old
+    assert last(subscriber, "model/m")["active"]["sha256"].startswith(old)
 
 
 def test_reload_takes_models_that_are_no_more_off_the_broker(broker, subscriber, make) -> None:

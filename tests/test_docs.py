@@ -10,6 +10,7 @@ import pytest
 from edged.models.transitions import Reason
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PREFIXES = re.compile(r"(camera|broker|edgetpu)_[a-z_]+")
 # Keys and names that look like reasons and are none.
 NOT_REASONS = {"camera_config", "edgetpu_library"}
@@ -50,10 +51,18 @@ def test_every_reason_is_explained_and_every_explained_one_exists() -> None:
     assert sorted(reasons_in_code()) == sorted(listed)
 
 
-@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]))
+@pytest.mark.parametrize("page", PAGES)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_blank_line_cuts_a_table(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        lines = table.splitlines()
+        assert re.fullmatch(r"[-:| ]+", lines[1 % len(lines)]), f"{page.name}: {lines[0]}"
 
 
 def test_the_life_of_a_deployment_is_drawn_from_the_tables() -> None:

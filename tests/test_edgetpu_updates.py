@@ -6,6 +6,7 @@ trial, in the service itself.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import orjson
 import pytest
 from sim import golden, models, packages
 from sim.broker import MOSQUITTO, wait_for
-from sim.delegate import MODE_VARIABLE, delegate_or_skip
+from sim.delegate import LOG_VARIABLE, MODE_VARIABLE, answers, delegate_or_skip
 from sim.desk import COLOURS, Desk
 from sim.device import Device, P
 from test_updates import latest, predictions, result_of, results, runs, states, want
@@ -33,12 +34,6 @@ pytestmark = [
 
 MODEL = models.edgetpu_custom_op()
 INPUTS = golden.colour_inputs(dtype="uint8")
-
-
-def answers(inputs: np.ndarray, classes: int = 4) -> np.ndarray:
-    """What delegate.c computes."""
-    sums = inputs.reshape(len(inputs), -1).sum(axis=1, dtype=np.int64)
-    return ((sums[:, None] + np.arange(classes)) & 0xFF).astype(np.uint8)[:, None, :]
 
 
 @pytest.fixture
@@ -146,6 +141,7 @@ def test_the_golden_set_is_the_first_act_of_the_trial(device, desk, subscriber, 
     assert {one["version"] for one in predictions(subscriber)[count:]} == {"1.0.0"}
 
 
+@pytest.mark.slow
 def test_an_edge_tpu_that_fails_or_hangs_meanwhile(device, desk, subscriber, mode) -> None:
     publish(desk, "1.0.0")
     device.start().wait_ready()
@@ -175,6 +171,27 @@ def test_an_edge_tpu_that_fails_or_hangs_meanwhile(device, desk, subscriber, mod
     result = result_of(subscriber, "hangs", device)
 
     assert result["status"] == "SUCCEEDED"
+
+
+def test_a_reload_waits_for_a_load_that_cannot_be_canceled(
+    device, desk, subscriber, mode, tmp_path
+) -> None:
+    told = tmp_path / "delegate.log"
+    device.environment[LOG_VARIABLE] = str(told)
+    publish(desk, "1.0.0")
+    device.start().wait_ready()
+    process = device.process.pid
+    wait_for("predictions", lambda: predictions(subscriber))
+    mode.write_text("slow:2500")  # the warm-up; far beyond invoke_limit_s
+    want(subscriber, "first", "1.0.0")
+    wait_for("the load", lambda: "created slow:2500" in told.read_text(), 30.0)
+    mode.write_text("ok")
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=2)
+
+    assert device.process.pid == process
+    assert result_of(subscriber, "first", device)["status"] == "SUCCEEDED", device.log
+    wait_for("the new one", lambda: runs(subscriber) == "1.0.0")
 
 
 def test_what_a_look_at_its_structure_tells_is_refused_before(tmp_path) -> None:

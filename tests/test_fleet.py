@@ -156,7 +156,7 @@ def test_a_version_is_deployed_listed_and_rolled_back(fleet, desk, two_devices, 
     assert "2 ROLLED_BACK" in err
     code, out, err = fleet("rollback", "m", "--from", "1.0.0", "--device", "porch", "--watch")
     assert code == 1
-    assert "not_active" in out
+    assert "is active (not_active)" in out
     code, out, err = fleet("rollback", "m", "--from", "1.0.0", "--all", "--yes")
     assert code == 1
     assert "nobody_concerned" in err
@@ -164,7 +164,7 @@ def test_a_version_is_deployed_listed_and_rolled_back(fleet, desk, two_devices, 
     # A long trial is given up.
     desk.publish("1.2.0", trial={"seconds": 60})
     code, _, err = fleet("deploy", "m", "1.2.0", "--group", "garden", "--yes", "--id", "long")
-    assert "not by this: shed (its own)" in err
+    assert "counts more: shed (its own)" in err
     code, _, err = fleet("deploy", "m", "--release", "--device", "shed")
     assert (code, err) == (0, "")
     state = "edged/shed/update/m/state"
@@ -290,7 +290,7 @@ def test_narrower_wishes_are_seen(fleet, broker) -> None:
         fleet("deploy", "m", "1.0.5", "--device", "d2")
         code, _, err = fleet("deploy", "m", "1.1.0", "--all", "--yes", "--watch", "--timeout", "9")
         assert code == 0
-        assert "and not by this: d2 (its own)" in err
+        assert "counts more: d2 (its own)" in err
         assert "1 SUCCEEDED" in err
         code, out, _ = fleet("deploy", "m", "--release", "--device", "d2")
         assert code == 0
@@ -388,6 +388,11 @@ def test_what_is_said_is_shown_as_it_comes(fleet, broker, anybody, monkeypatch) 
         else:
             assert "d1  m 1.1.0  d7  SYNCING: not_published" in lines[0]
             assert "DOWNLOADING  25 %" in lines[1]
+
+
+def test_watch_ends_when_it_was_told_to(fleet, anybody) -> None:
+    code, out, err = fleet("watch", "--timeout", "0.5")
+    assert (code, out, err) == (0, "", "")
 
 
 def on_terminal(arguments: list[str], typed: bytes = b"") -> str:

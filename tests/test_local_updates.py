@@ -104,6 +104,8 @@ def test_a_stick_with_a_version_that_is_none(device, tmp_path, version) -> None:
     code, _, err = edged(device, "models", "install", str(tmp_path / "stick.tar"))
 
     assert (code, "not_an_export" in err) == (1, True), err
+    assert "/proc/" not in err
+    assert "--bare" in err
     assert edged(device, "models", "list")[0] == 0, device.log
 
 
@@ -155,7 +157,7 @@ def test_a_reload_after_an_installation_holds_no_file_open(device, desk) -> None
         device.wait_ready(times=1 + number)
         if number == 1:
             before = descriptors(device)
-    assert descriptors(device) <= before
+    wait_for("files to be closed", lambda: descriptors(device) <= before)
 
 
 def test_what_a_killed_copy_left_goes_with_the_next_start(device) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from sim import models
+from sim import badmodels, models
 
 from edged.models.manifest import Requires, Tolerance, TrialTerms
 from edged.models.package import read_package
@@ -60,6 +60,23 @@ def test_folders_that_the_model_contradicts_are_named(desk, capsys) -> None:
     assert "golden/red/b.png shows red, and the model says blue" in error
     assert "Traceback" not in error
     assert not (desk / "colours.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "signal"),
+    [
+        (badmodels.segfault_at_load, "SIGSEGV"),
+        (lambda: badmodels.harm_when_bright(0.9), "SIGABRT"),  # at an image only
+    ],
+)
+def test_a_model_that_crashes_what_runs_it_is_refused(desk, capsys, make, signal) -> None:
+    models.write(desk / "m.tflite", make())
+
+    assert main(PACK) == 1
+    error = capsys.readouterr().err
+    assert f"ended the process that ran it: {signal}. (validation_crashed)" in error
+    assert "Traceback" not in error
+    assert [path.name for path in desk.iterdir() if "colours" in path.name] == []
 
 
 def test_what_the_operator_says_is_in_the_manifest(desk, capsys) -> None:

@@ -153,6 +153,25 @@ def test_nothing_secret_is_served(desk: Path, repo: Repo) -> None:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_what_is_served_may_be_read_by_the_web_server(
+    desk: Path, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    package(desk)
+    for arguments in (
+        ["publish", "repo", "birds-1.4.0.zip"],
+        ["root", "repo", "-o", "root.json"],
+        ["export", "repo", "birds/1.4.0.zip", "-o", "birds.tar"],
+    ):
+        assert main(["repo", *arguments]) == 0
+
+    served = [desk / "repo", desk / "root.json", desk / "birds.tar"]
+    served += [path for path in (desk / "repo").rglob("*") if not path.name.startswith(".")]
+    assert len(served) > 10
+    for path in served:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
 def test_expiries_of_the_design(desk: Path) -> None:
     start = datetime(2026, 12, 1, tzinfo=UTC)
     state = Repo(desk / "r", now=lambda: start).init()
@@ -221,6 +240,14 @@ def test_a_key_is_replaced(
     Repo(desk / "repo").publish(package(desk, "1.5.0"), "birds", "1.5.0")
     assert device.has("1.5.0")
     assert device.start().refresh().versions["root"] == 2
+
+
+def test_the_old_key_is_named_as_the_shell_finds_it(
+    desk: Path, repo: Repo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["repo", "rotate-key", str(desk / "repo"), "timestamp"]) == 0
+    assert Path(capsys.readouterr().out.split()[-1].rstrip(".")).is_file()
 
 
 def test_several_root_keys(desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

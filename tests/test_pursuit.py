@@ -517,6 +517,7 @@ def test_roll_back_that_is_refused(journal, version, reason):
     assert after.current == journal.current
     assert after.active == journal.active
     assert results(after) == [("c1", "REJECTED", reason)]
+    assert ("active" in after.history[-1].detail) == (reason == "not_active")
     assert roll_back(after, RollBack("c1", version), MOMENT) == after
 
 

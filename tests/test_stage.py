@@ -27,7 +27,8 @@ class World:
     """One slot; remembers which servables were closed, and what ran while another was loaded."""
 
     def __init__(self, folder: Path) -> None:
-        self.slot = ModelSlot("m", Bell())
+        self.bell = Bell()
+        self.slot = ModelSlot("m", self.bell)
         self.stage = Stage({"m": self.slot})
         self.closed: list[str] = []
         self.there: list[Servable | None] = []
@@ -103,6 +104,15 @@ def test_a_candidate_that_does_not_load_changes_nothing(world: World) -> None:
     with pytest.raises(AcceleratorError):
         world.stage.try_out("m", fail, LIMITS, alone=False)
     assert (world.running, world.closed, world.slot.trial) == ("before", [], None)
+
+
+def test_what_a_thread_is_inside_of_is_not_freed(world: World, monkeypatch) -> None:
+    monkeypatch.setattr("edged.pipeline.stage._LET_GO_S", 0.05)
+    world.stage.try_out("m", lambda: world.made("after"), LIMITS, alone=False)
+    with world.bell.lock:
+        world.slot.begin()  # the candidate, and the one before beside it
+    world.stage.restore("m", "factory", lambda: world.made("factory"), alone=False)
+    assert (world.running, world.closed) == ("factory", [])
 
 
 def test_a_reload_takes_the_version_before(world: World) -> None:

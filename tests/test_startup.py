@@ -12,6 +12,7 @@ from sim import models
 from sim.journals import ACTIVE, BOOT, NOW_MS, in_state, under_way
 
 from edged.config import CameraConfig, Config, ModelConfig
+from edged.errors import StoreError
 from edged.loader import Loader
 from edged.models.files import Files
 from edged.models.journal import Journal
@@ -29,7 +30,7 @@ class Unwritable(Files):
     def __init__(self, code: int) -> None:
         self._code = code
 
-    def write(self, path: Path, data: bytes, mode: int = 0o640) -> None:
+    def write(self, path: Path, data: bytes, mode: int | None = None) -> None:
         raise OSError(self._code, os.strerror(self._code), str(path))
 
 
@@ -63,11 +64,12 @@ class Board:
     def keep(self, journal: Journal) -> None:
         Store(self.state_dir).journal("birds").save(journal)
 
-    def start(self, files: Files, boot: BootFacts) -> Started:
+    def start(self, files: Files, boot: BootFacts, known: Journal | None = None) -> Started:
         config = Config(state_dir=str(self.state_dir), model=(self.model,), camera=(self.camera,))
         store = Store(self.state_dir, files)
         loader = Loader(config, store, lambda _sha256: None)
-        return start([self.model], store, loader, boot=boot, now_ms=NOW_MS)
+        journals = None if known is None else {"birds": known}
+        return start([self.model], store, loader, boot=boot, now_ms=NOW_MS, known=journals)
 
 
 @pytest.fixture
@@ -133,6 +135,15 @@ def test_a_trial_decides_though_nothing_else_is_left(board: Board, state: State)
     assert current.state is state
 
 
+def test_the_state_directory_may_be_a_link(board: Board, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(board.state_dir)
+    board.state_dir = link
+    started = board.start(Files(), POWER_CUT)
+    assert (list(started.journals), started.troubles) == (["birds"], {})
+    started.close()
+
+
 def test_without_its_factory_file_a_deployment_goes_on(board: Board) -> None:
     Path(board.model.factory).unlink()
     board.keep(under_way(State.SYNCING, base=replace(board.journal, active=None)))
@@ -151,3 +162,26 @@ def test_with_no_model_left_and_a_disk_that_takes_nothing_none_runs(board: Board
     started = board.start(Unwritable(errno.EROFS), POWER_CUT)
     assert started.servables == {}
     assert started.wanted("birds") is None
+
+
+def test_a_reload_leaves_writing_to_the_updater_of_what_still_runs(board: Board) -> None:
+    known = board.journal
+    said_since = under_way(State.SYNCING, base=known)
+    board.keep(said_since)
+    models.write(Path(board.model.factory), models.classifier("int8"))
+
+    started = board.start(Files(), POWER_CUT, known)
+
+    assert board.journal == said_since
+    assert started.journals["birds"].current is not None, "the new factory model"
+    assert started.servables["birds"].id.sha256 == known.active.sha256
+    started.close()
+
+
+def test_a_reload_is_refused_rather_than_falling_back(board: Board) -> None:
+    known = replace(board.journal, active=ACTIVE)
+    board.keep(known)
+
+    with pytest.raises(StoreError, match="is not there"):
+        board.start(Files(), POWER_CUT, known)
+    assert board.journal == known

@@ -169,6 +169,11 @@ def test_for_people_there_is_a_time_and_a_level(capsys) -> None:
         set_up_logging(verbose=True)
         logging.getLogger("edged.x").debug("hello")
         assert "DEBUG   hello" in capsys.readouterr().err
+        set_up_logging(verbose=False)
+        logging.getLogger("tuf.api.metadata").info("No signature for keyid")
+        logging.getLogger("edged.x").info("hello")
+        assert "INFO    hello" in (said := capsys.readouterr().err)
+        assert "keyid" not in said
     finally:
         root.handlers[:] = before
         root.setLevel(level)

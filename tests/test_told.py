@@ -110,5 +110,7 @@ def test_what_is_wrong_with_a_device_s_memory_is_told(device, desk, subscriber) 
     assert "the factory model begins anew" in journal(subscriber)["detail"]
     wait_for("said", lambda: info(subscriber)["updates"]["reason"] == "updates_off")
     said = status(device)
-    assert "updates: updates over the air are off" in said
+    assert "updates over the air are off: cannot read" in said
+    assert "updates: updates" not in said
+    assert "[update]" not in said, "what stands there already is not asked for"
     assert "(updates_off)" in said

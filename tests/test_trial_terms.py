@@ -46,6 +46,7 @@ def publish(desk: Desk, version: str, *options: str, lines: tuple[str, ...] = ()
     desk.repo.publish(package, "m", version)
 
 
+@pytest.mark.slow
 def test_a_device_keeps_to_what_the_package_asks(
     make: Callable[..., Device], broker: Broker, desk: Desk, subscriber, tmp_path: Path
 ) -> None:

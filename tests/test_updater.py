@@ -1002,6 +1002,23 @@ def test_a_poll_is_over_when_it_says_so(device: Device) -> None:
     assert canceled == [True]
 
 
+def test_a_version_that_the_last_poll_did_not_find_is_asked_for(device: Device) -> None:
+    asked: list[str] = []
+
+    def latest(_stopping: object) -> dict[str, str]:
+        asked.append("latest")
+        return {"birds": "1.4.0" if len(asked) > 1 else ACTIVE.version}
+
+    device.updater._duties = Duties(latest, 3600.0, lambda name: None)
+    device.updater._poll_s = device.now_s
+    device.settle_down()
+    assert len(asked) == 1
+    device.want("d1", "1.4.0")
+    device.settle_down()
+    assert device.ended("d1")["status"] == "SUCCEEDED"
+    assert len(asked) == 2
+
+
 def test_progress_is_told_once_a_second(device: Device) -> None:
     device.want("d1", "1.4.0")
     device.until(State.DOWNLOADING)

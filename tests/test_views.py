@@ -122,6 +122,19 @@ def test_what_ails_updates_and_journals_is_said() -> None:
     assert not [line for line in status_lines(STATUS, 100) if line.startswith("updates")]
 
 
+def test_what_is_coming_is_said() -> None:
+    coming = {
+        "model": "birds",
+        "version": "1.4.0",
+        "state": "SYNCING",
+        "reason": "not_published",
+        "detail": "birds 1.4.0 is not in the repository",
+    }
+    said = status_lines({**STATUS, "deployments": [coming]}, 200)
+    words = "birds 1.4.0 is coming: SYNCING: birds 1.4.0 is not in the repository (not_published)"
+    assert said[-1] == words
+
+
 def test_a_stuck_model_is_said() -> None:
     assert any("stuck" in line for line in status_lines({**STATUS, "healthy": False}, 80))
 

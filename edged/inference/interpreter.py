@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edged.allocator import give_back
 from edged.errors import AcceleratorError, EdgedError, ValidationError
 from edged.inference.edgetpu import (
     explain_delegate_failure,
@@ -203,24 +204,7 @@ class Interpreter:
         """Free the runtime's memory and the accelerator, and give the memory back."""
         self._live = self._invoke = None
         self._setters, self._getters = [], []
-        _give_memory_back()
-
-
-@functools.cache  # a handle of the library is a class of its own, and garbage for long
-def _trim() -> Any:
-    """Return glibc's `malloc_trim`; None of another library, which needs none."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
-
-
-def _give_memory_back() -> None:
-    """Have the C library return what is free.
-
-    It keeps what was freed for the thread that had it, and each model is loaded by another: seven
-    megabytes more with every second swap. About 1 ms, without the GIL.
-    """
-    trim = _trim()
-    if trim is not None:
-        trim(0)
+        give_back()
 
 
 def _edgetpu_delegate(module: Any, accelerator: str, library: str) -> Any:

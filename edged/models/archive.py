@@ -22,6 +22,7 @@ _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _MOST_DIRECTORY_BYTES = 64 * 1024
 _CHUNK_BYTES = 256 * 1024
+_MODEL = b"TFL3"  # after four bytes
 
 _STORED, _DEFLATED = 0, 8
 # Bits 1 and 2 tell how hard deflate tried, bit 11 that the name is UTF-8.
@@ -167,13 +168,19 @@ def _end(file: BinaryIO, size: int) -> tuple[int, int, int]:
 
 def _no_end(file: BinaryIO, size: int) -> VerifyError:
     file.seek(0)
-    begin = file.read(4)
+    begin = file.read(8)
     file.seek(max(0, size - 65_557))  # the longest comment and the end before it
     tail = file.read()
     if len(tail) - tail.rfind(b"PK\5\6") > _END.size and b"PK\5\6" in tail:
         return _unsafe("something stands behind its end")
     if begin.startswith(b"PK"):
         return _damaged("it is cut short")
+    if begin[4:8] == _MODEL:
+        return VerifyError(
+            "package_not_zip",
+            "this is a TFLite model, and no package yet.",
+            advice="Make one of it with `edgectl model pack`.",
+        )
     return VerifyError(
         "package_not_zip",
         "this is no package: packages are zip archives.",

@@ -325,12 +325,12 @@ class Case:
             or (before.deployment_id, before.state, before.reason, before.unusable)
             != (now.deployment_id, now.state, now.reason, now.unusable)
         ):
-            why = f": {now.reason} {now.detail}" if now.reason else ""
+            why = f": {now.reason} {now.detail}".rstrip() if now.reason else ""
             log.info("model %s: %s %s%s", journal.model, now.version, now.state, why)
         known = {past.deployment_id for past in self.journal.history}
         for past in journal.history:
             if past.deployment_id not in known:
-                why = f": {past.reason} {past.detail}" if past.reason else ""
+                why = f": {past.reason} {past.detail}".rstrip() if past.reason else ""
                 log.info("model %s: %s %s%s", journal.model, past.version, past.status, why)
 
 

@@ -112,6 +112,16 @@ def watch(
         _close(report, words)
 
 
+def how_it_ended(status: int) -> str:
+    """Return in words the exit status of a child, or the negative number of its signal."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
 def _close(*descriptors: int) -> None:
     for descriptor in descriptors:
         os.close(descriptor)

@@ -187,7 +187,7 @@ def _parse(payload: bytes) -> dict[str, object]:
     try:
         message = parse_object(payload, LIMIT_BYTES)
     except StrictJsonError as error:
-        raise _malformed(str(error)) from error
+        raise _malformed(f"no strict JSON: {error}") from error
     schema = message.get("schema", SCHEMA)
     if type(schema) is not int or schema != SCHEMA:
         raise _malformed(f"schema is not {SCHEMA}: {_shown(schema)}")
@@ -196,6 +196,8 @@ def _parse(payload: bytes) -> dict[str, object]:
 
 def _id(message: dict[str, object], key: str) -> str:
     value = message.get(key)
+    if value is None:
+        raise _malformed(f"{key} is missing")
     if not isinstance(value, str) or not ID.fullmatch(value):
         raise _malformed(
             f"{key} is not 1 to 64 letters, digits, '.', '_', '-', the first no sign: "
@@ -219,7 +221,7 @@ def _version(value: object) -> str:
     try:
         return Version(value).text
     except ValueError as error:
-        raise _malformed(f"no Semantic Version: {_shown(value)}") from error
+        raise _malformed(f"{_shown(value)} is no version: three numbers such as 1.4.0") from error
 
 
 def _percent(rollout: object) -> int:

@@ -22,11 +22,16 @@ from edged.errors import StoreError
 
 T = TypeVar("T")
 
-_FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
-
 
 class Files:
-    """The file system. All methods raise OSError; `storing` makes a StoreError of it."""
+    """The file system. All methods raise OSError; `storing` makes a StoreError of it.
+
+    Attributes:
+        file_mode: of files that are made, before the umask.
+        directory_mode: the same of directories.
+    """
+
+    file_mode, directory_mode = 0o640, 0o750
 
     # Primitives
 
@@ -50,10 +55,11 @@ class Files:
 
     def mkdir(self, directory: Path) -> None:
         """Make a directory whose parent exists."""
-        directory.mkdir(_DIRECTORY_MODE)
+        directory.mkdir(self.directory_mode)
 
-    def write(self, path: Path, data: bytes, mode: int = _FILE_MODE) -> None:
+    def write(self, path: Path, data: bytes, mode: int | None = None) -> None:
         """Give a file this content; it is made, with that mode, or emptied first."""
+        mode = self.file_mode if mode is None else mode
         with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as descriptor:
             _write_all(descriptor, data, 0)
 
@@ -68,7 +74,7 @@ class Files:
         Raises:
             OSError: ENOSPC when there is not so much; the caller removes the file.
         """
-        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self.file_mode) as descriptor:
             if size_bytes:
                 _allocate(descriptor, size_bytes)
 
@@ -81,8 +87,8 @@ class Files:
             os.fsync(descriptor)
 
     def fsync_dir(self, directory: Path) -> None:
-        """Return when the names in a directory are safe."""
-        with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        """Return when the names in a directory are safe; it may be a link, as to a larger disk."""
+        with _opened(directory, os.O_RDONLY | os.O_DIRECTORY, follow=True) as descriptor:
             os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
@@ -203,8 +209,9 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path, flags: int, mode: int = _FILE_MODE) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+def _opened(path: Path, flags: int, mode: int = 0, *, follow: bool = False) -> Iterator[int]:
+    flags |= os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, mode)
     try:
         yield descriptor
     finally:

@@ -212,11 +212,16 @@ def _exported(path: Path, model: str) -> str:
                 if match is not None:
                     return Version(match[1]).text
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise VerifyError("not_an_export", f"cannot read {path}: {error}.") from error
-    raise VerifyError(
+        raise _no_export(f"the file is no tar with a package ({error}).") from error
+    raise _no_export(f"the tar carries no package of {model}.")
+
+
+def _no_export(words: str) -> VerifyError:
+    # No name of it: the service has only the open file.
+    return VerifyError(
         "not_an_export",
-        f"{path} carries no package of {model}.",
-        advice="Make it with `edgectl repo export`, or say that the package is bare.",
+        words,
+        advice="`edgectl repo export` makes one; with --bare a package is taken unsigned.",
     )
 
 

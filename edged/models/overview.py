@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from edged.errors import StoreError
@@ -46,6 +47,11 @@ def deployments(journal: Journal) -> list[dict[str, object]]:
     if journal.current is None:
         return ended
     return [*ended, _record(journal.model, journal.current)]
+
+
+def coming(journals: Iterable[Journal]) -> list[dict[str, object]]:
+    """Return what is under way, as in `deployments`."""
+    return [_record(one.model, one.current) for one in journals if one.current is not None]
 
 
 def mark(journal: Journal, version: str, *, bad: bool | None) -> Journal:

@@ -135,9 +135,11 @@ def roll_back(journal: Journal, command: RollBack, moment: Moment) -> Journal:
     """
     if _known(journal, command.id, Origin.COMMAND, command.from_version):
         return journal
-    active, refused = journal.active, Reason.NOT_ACTIVE
+    active, refused, detail = journal.active, Reason.NOT_ACTIVE, "no version is active"
+    if active is not None:
+        detail = f"{active.version} is active"
     if _busy(journal):
-        refused = Reason.TRIAL_RUNNING
+        refused, detail = Reason.TRIAL_RUNNING, ""
     elif active is not None and active.version == command.from_version:
         begun = begin(
             superseded(journal, moment.now_ms),
@@ -151,8 +153,10 @@ def roll_back(journal: Journal, command: RollBack, moment: Moment) -> Journal:
         target = return_to(begun)
         if target is not None and target.sha256 != active.sha256:
             return begun
-        refused = Reason.NOTHING_TO_RETURN_TO
-    ended = _ended(command.id, Origin.COMMAND, command.from_version, refused, moment.now_ms)
+        refused, detail = Reason.NOTHING_TO_RETURN_TO, ""
+    ended = _ended(
+        command.id, Origin.COMMAND, command.from_version, refused, moment.now_ms, detail=detail
+    )
     return _said(journal, ended)
 
 
@@ -251,7 +255,9 @@ def _said(journal: Journal, ended: Result) -> Journal:
     return replace(journal, seq=journal.seq + 1).recorded(ended)
 
 
-def _ended(an_id: str, origin: Origin, version: str, reason: Reason, now_ms: int) -> Result:
+def _ended(
+    an_id: str, origin: Origin, version: str, reason: Reason, now_ms: int, *, detail: str = ""
+) -> Result:
     """Return the result of what never began."""
     return Result(
         deployment_id=an_id,
@@ -260,7 +266,7 @@ def _ended(an_id: str, origin: Origin, version: str, reason: Reason, now_ms: int
         sha256="",
         status=Status.CANCELED if reason is Reason.CANCELED else Status.REJECTED,
         reason=reason,
-        detail="",
+        detail=detail,
         health="",
         began_ms=now_ms,
         ended_ms=now_ms,

@@ -263,6 +263,9 @@ class Updater:
                     self._untidy.add(name)
                 elif name in self._untidy and not case.tries and case.idle:
                     self._untidy.discard(name)
+                    active, latest = case.journal.active, self._latest.get(name)
+                    if active is not None and latest is not None and active.version != latest:
+                        self._poll_s = self._monotonic()  # it may be later than what is told
                     self._duties.tidy(name)
             except StoreError as error:
                 case.complain(error)

@@ -18,7 +18,7 @@ from pathlib import Path
 import edged
 from edged.config import ModelConfig
 from edged.errors import DeviceError
-from edged.models.child import Bounds, Course, watch
+from edged.models.child import Bounds, Course, how_it_ended, watch
 
 PROBE = (sys.executable, "-s", "-P", "-B", "-m", "edged.models.probe")
 _START_S = 60.0
@@ -167,11 +167,12 @@ class _Judge:
 
     def judge(self) -> Validation:
         course, lines = self._course, self._course.lines
+        end = how_it_ended(course.status)
         early = course.stage == "started" and course.cut is None and course.status != 0
         if "started" not in lines or (early and -course.status != signal.SIGKILL):
             raise DeviceError(
                 "validation_unavailable",
-                f"the process that tries a model did not begin: {self._end()}. {course.words}",
+                f"the process that tries a model did not begin: {end}. {course.words}",
             )
         if course.cut is not None:
             return self._cut()
@@ -181,7 +182,7 @@ class _Judge:
         if refused is not None and course.status != 0:
             return self._refused(refused)
         if course.status != 0 or course.stage != "done":
-            detail = f"it ended badly: {self._end()}{self._place()}"
+            detail = f"it ended badly: {end}{self._place()}"
             return self._no("validation_crashed", detail, marks=True)
         return self._done(lines["done"])
 
@@ -209,7 +210,9 @@ class _Judge:
         if number == signal.SIGKILL:  # not ours: the kernel was out of memory
             words = f"the system had no memory left for it{self._place()}"
             return self._no("validation_memory", words)
-        return self._no("validation_crashed", f"{self._end()}{self._place()}", marks=True)
+        return self._no(
+            "validation_crashed", f"{how_it_ended(self._course.status)}{self._place()}", marks=True
+        )
 
     def _refused(self, said: Mapping[str, object]) -> Validation:
         reason, detail = str(said.get("reason")), str(said.get("detail"))
@@ -244,15 +247,6 @@ class _Judge:
         enforced = self._course.lines["started"].get("enforced")
         names = tuple(str(name) for name in enforced) if isinstance(enforced, list) else ()
         return Validation(reason, detail, marks, self._structure_only, measured, names)
-
-    def _end(self) -> str:
-        status = self._course.status
-        if status >= 0:
-            return f"exit status {status}"
-        try:
-            return signal.Signals(-status).name
-        except ValueError:
-            return f"signal {-status}"
 
     def _place(self) -> str:
         line = self._course.lines.get(self._course.stage, {})

@@ -13,12 +13,12 @@ import orjson
 
 from edged import __version__
 from edged.command import OK, UsageError, new_file, run
-from edged.models.files import Files, storing
+from edged.models.files import storing
 from edged.models.package import read_package
 from edged.operator.fleetparser import add_fleet_commands
 from edged.operator.keys import ROLES, Elsewhere
 from edged.operator.modelcommands import add_model_commands
-from edged.operator.published import State
+from edged.operator.published import PublicFiles, State
 from edged.operator.repo import Repo, utc_now
 from edged.operator.serve import Server
 
@@ -184,8 +184,11 @@ def _refresh(args: argparse.Namespace) -> int:
 
 def _rotate(args: argparse.Namespace) -> int:
     elsewhere = Elsewhere(args.signer[0], Path(args.signer[1])) if args.signer else None
-    key, place = _repo(args).rotate_key(args.role, args.key, elsewhere)
-    old = f" The old one is worthless now: remove {place}." if place else ""
+    repo = _repo(args)
+    key, place = repo.rotate_key(args.role, args.key, elsewhere)
+    # A file is named as the shell finds it; what lives elsewhere by its URI.
+    there = place and place.replace("file:", f"{repo.keys.directory}/", 1)
+    old = f" The old one is worthless now: remove {there}." if there else ""
     _say(
         args,
         f"{args.role}: key {key[:8]} signs from now on.{old}",
@@ -201,13 +204,13 @@ def _root(args: argparse.Namespace) -> int:
         sys.stdout.buffer.flush()
     else:
         with storing(f"cannot write {args.output}"):
-            Files().write_atomic(args.output, data)
+            PublicFiles().write_atomic(args.output, data)
     return OK
 
 
 def _export(args: argparse.Namespace) -> int:
     repo = _repo(args)
-    repo.published.export(args.target, args.output, Files())
+    repo.published.export(args.target, args.output, PublicFiles())
     state = repo.published.state()
     until = min(state.expires().values())
     _say(
@@ -235,7 +238,9 @@ def _numbers(given: list[str], option: str) -> dict[str, int]:
     for text in given:
         match = re.fullmatch(rf"({'|'.join(ROLES)})=([1-9][0-9]{{0,3}})", text)
         if not match:
-            raise UsageError(f"{option}: must be ROLE=N, e.g. root=2; {text!r} is not.")
+            raise UsageError(
+                f"{option}: must be ROLE=N, a whole number, e.g. root=2; {text!r} is not."
+            )
         found[match[1]] = int(match[2])
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,7 +13,7 @@ from edged.errors import OperatorError
 from edged.models.desired import Desired, encode_desired
 from edged.operator import fleet, fleetwait
 from edged.operator.fleetdesk import Desk
-from edged.operator.fleetoptions import broker_of, confirm, to_of
+from edged.operator.fleetoptions import TIMEOUT_S, broker_of, confirm, to_of
 from edged.operator.fleetplan import (
     ROLLED_BACK,
     SUCCEEDED,
@@ -79,7 +80,8 @@ def watch(args: argparse.Namespace) -> int:
         raise UsageError("--expect goes with --until-done.")
     good = ROLLED_BACK if (args.id or "").startswith(fleet.ROLLBACK_ID) else SUCCEEDED
     vigil = Vigil(args.model or "", args.id or "", good=good, expect=args.expect)
-    limit_mono_s = time.monotonic() + args.timeout
+    timeout_s = TIMEOUT_S if args.until_done and args.timeout is None else args.timeout
+    limit_mono_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     with _desk(args, args.model) as desk:
         try:
             while True:
@@ -88,11 +90,14 @@ def watch(args: argparse.Namespace) -> int:
                     wanted = args.model in (None, said.model) or said.kind == "available"
                     if wanted and args.id in (None, said.deployment_id):
                         print_said(said, datetime.now().astimezone(), json=args.json)
+                late = time.monotonic() >= limit_mono_s
                 if args.until_done:
                     with desk.fleet() as known:
                         rows = vigil.rows(known)
-                    if vigil.over(rows) or time.monotonic() > limit_mono_s:
-                        return _concluded(vigil, rows, args.timeout)
+                    if late or vigil.over(rows):
+                        return _concluded(vigil, rows, timeout_s)
+                elif late:
+                    return OK
         except KeyboardInterrupt:
             return FAILED if args.until_done else OK
 
@@ -214,13 +219,11 @@ def _may(desk: Desk, args: argparse.Namespace, to: To, what: str) -> bool:
         reach = addressed(known, to, args.model)
         instead = {name: outranked(known, name, args.model, to.source) for name in reach}
         online = sum(known.devices[name].online is True for name in reach if name in known.devices)
-    decided = [
-        f"{name} ({'its own' if who == name else who})" for name, who in instead.items() if who
-    ]
-    if decided:
+    deaf = [f"{name} ({'its own' if who == name else who})" for name, who in instead.items() if who]
+    if deaf:
         note(
-            f"decided by a narrower Desired (in brackets), and not by this: {some(decided)}."
-            " `deploy --release` takes one away."
+            f"not reached, because a narrower Desired counts more: {some(deaf)}."
+            f" `edgectl fleet deploy {args.model} --release --device ID` (or --group) ends that."
         )
     if confirm(args, f"{what} on {to} ({len(reach)} known, {online} online)?"):
         return True

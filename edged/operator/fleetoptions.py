@@ -19,7 +19,7 @@ from edged.operator.fleetplan import To
 BROKER_VARIABLE = "EDGED_BROKER"
 _KEYS = ("username", "password_file", "ca_file", "cert_file", "key_file", "topic_prefix")
 _LISTEN_S = 2.0
-_TIMEOUT_S = 3600.0
+TIMEOUT_S = 3600.0
 _NAME = TypeAdapter[str](Name)
 _DEVICE = TypeAdapter[str](DeviceId)
 
@@ -77,11 +77,13 @@ def add_watch(parser: argparse.ArgumentParser, *, expect: bool) -> None:
         )  # fmt: skip
 
 
-def add_timeout(parser: argparse.ArgumentParser) -> None:
+def add_timeout(
+    parser: argparse.ArgumentParser, default_s: float | None = TIMEOUT_S, words: str = "%(default)g"
+) -> None:
     """Add the limit for waiting."""
     parser.add_argument(
-        "--timeout", type=seconds, default=_TIMEOUT_S, metavar="S",
-        help="wait at most so long (default: %(default)g)",
+        "--timeout", type=seconds, default=default_s, metavar="S",
+        help=f"wait at most so long (default: {words})",
     )  # fmt: skip
 
 

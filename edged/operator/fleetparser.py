@@ -31,7 +31,7 @@ def add_fleet_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
         help="with --model and --id: end with it; 0 only if it SUCCEEDED on all that began it",
     )  # fmt: skip
     watch.add_argument("--expect", type=fleetoptions.count, metavar="N", help="...and on N devices")
-    fleetoptions.add_timeout(watch)
+    fleetoptions.add_timeout(watch, None, "with --until-done an hour, else until Ctrl-C")
     watch.add_argument("--json", action="store_true", help="a line of JSON for each")
 
     deploy = _add(commands, "deploy", run.deploy, "have devices run a version")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -51,6 +52,7 @@ def add_model_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _pack(args: argparse.Namespace) -> int:
+    from edged.operator.apart import apart
     from edged.operator.pack import Choices, pack
 
     choices = Choices(
@@ -60,7 +62,8 @@ def _pack(args: argparse.Namespace) -> int:
         resize=args.resize,
         **manifest_choices(args),
     )
-    packed = pack(
+    packing = partial(
+        pack,
         args.model,
         name=args.name,
         version=args.version,
@@ -68,6 +71,7 @@ def _pack(args: argparse.Namespace) -> int:
         output=args.output,
         choices=choices,
     )
+    packed = apart(packing)
     if args.json:
         values = {"file": str(packed.path), "sha256": packed.sha256, "notes": packed.notes}
         print(orjson.dumps(values | _tried(packed.tried)).decode())
@@ -155,7 +159,7 @@ def _needs(manifest: Manifest) -> str:
 def _terms(manifest: Manifest) -> str:
     terms = manifest.trial
     most = "" if terms.max_disagreement is None else f", disagreement {terms.max_disagreement:g}"
-    return (
-        f"at least {terms.frames} frames, {terms.seconds} s; at most {terms.p95_ratio:g} times"
-        f" the time{most}"
-    )
+    least = [f"{terms.frames} frames"] if terms.frames else []
+    least += [f"{terms.seconds:g} s"] if terms.seconds else []
+    length = f"at least {', '.join(least)}" if least else "as long as the device says"
+    return f"{length}; at most {terms.p95_ratio:g} times the time{most}"

@@ -35,6 +35,12 @@ class State:
         return {role: getattr(self, role).expires for role in ROLES}
 
 
+class PublicFiles(Files):
+    """Files for others: a web server that runs as another user, a device's service."""
+
+    file_mode, directory_mode = 0o644, 0o755
+
+
 class Published:
     """The files that are served.
 

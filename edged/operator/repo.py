@@ -32,7 +32,7 @@ from edged.errors import EdgedError, OperatorError
 from edged.models.files import Files, storing
 from edged.models.target import MAX_TARGET_BYTES, target_path
 from edged.operator.keys import ROLES, Elsewhere, Keys
-from edged.operator.published import Published, State
+from edged.operator.published import PublicFiles, Published, State
 
 DAYS = {"root": 365, "targets": 365, "snapshot": 30, "timestamp": 30}
 # Older ones stay for those who are in the middle of a refresh.
@@ -66,7 +66,7 @@ class Repo:
     ) -> None:
         directory = directory.absolute()
         self.published = Published(directory)
-        self._files = files or Files()
+        self._files = files or PublicFiles()
         self._now = now
         self.keys = Keys(keys or directory.with_name(f"{directory.name}-keys"), self._files)
 

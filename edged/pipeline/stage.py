@@ -131,10 +131,11 @@ class Stage:
         """
         slot = self._slots[name]
         with _Changing(slot):
-            slot.set_trial(None, _LET_GO_S)
+            idle = slot.set_trial(None, _LET_GO_S)
             previous = self._previous.pop(name, None)
             if previous is not None and previous.id.sha256 != sha256:
-                previous.close()
+                if idle:
+                    previous.close()
                 previous = None
             if previous is not None:
                 self._replace(slot, previous)

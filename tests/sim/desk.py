@@ -98,6 +98,7 @@ class Desk:
         expected: np.ndarray | None = None,
         ballast: bytes = b"",
         file: str = "model.tflite",
+        dtype: str = "float32",
         **changes: Any,
     ) -> Path:
         """Write a package of a colour classifier, which has its own answers as its golden set.
@@ -110,11 +111,12 @@ class Desk:
             expected: answers of the golden set instead of its own.
             ballast: makes the package as large as it is long, where it cannot be compressed.
             file: the model's name in it.
+            dtype: of its input.
             changes: of the manifest.
         """
         path = self.folder / f"{name}-{version}.zip"
         bare = models.write(self.folder / "model.tflite", model or models.classifier("float32"))
-        inputs = golden.colour_inputs()
+        inputs = golden.colour_inputs(dtype=dtype)
         if expected is None:
             servable = golden.load(bare)
             made = golden.golden_of(servable, inputs)
@@ -131,7 +133,7 @@ class Desk:
         facts = packages.facts(files) | {
             "name": name,
             "version": version,
-            "input": {"shape": [1, 32, 32, 3], "dtype": "float32"},
+            "input": {"shape": [1, 32, 32, 3], "dtype": dtype},
             "labels": len(labels),
             "golden": {"samples": 4, "made_with": "litert 2.3.0"},
         }

@@ -10,16 +10,17 @@ import pytest
 
 
 class SmallDisk:
-    """One megabyte.
+    """A few megabytes.
 
     Args:
         folder: where to mount it; skips the test where that is not allowed.
+        megabytes: its size.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, megabytes: int = 1) -> None:
         self.folder = folder
         folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "edged-test", str(folder)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "edged-test", str(folder)]
         if (
             os.geteuid() != 0
             or subprocess.run(command, check=False, capture_output=True).returncode

@@ -113,7 +113,7 @@ class WatchedFiles(Files):
         self._step(Step("mkdir", directory))
         super().mkdir(directory)
 
-    def write(self, path: Path, data: bytes, mode: int = 0o640) -> None:
+    def write(self, path: Path, data: bytes, mode: int | None = None) -> None:
         plain = super().write
         half = data[: len(data) // 2]
         self._step(Step("write", path, data=data), lambda: plain(path, half, mode))
