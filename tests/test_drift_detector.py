@@ -146,3 +146,10 @@ def test_a_reference_that_never_varies_still_tells_the_same_from_another() -> No
     same = detector.decide(hour(NEXT, one), FRESH)
     assert same.state == "ok"
     assert detector.decide(hour(NEXT, other), FRESH).suspects == ("luma",)
+
+
+def test_hours_of_the_reference_are_compared_with_other_days_only() -> None:
+    for n in (0, 12, 167):
+        groups = DETECTOR._others(n)
+        days = {int(day) for group in groups for day in DETECTOR._day[group]}
+        assert days == set(DETECTOR._day) - {DETECTOR._day[n]}

@@ -71,6 +71,7 @@ def test_drift_says_why_and_stays_until_it_is_acknowledged() -> None:
     assert feed(watch, NOON + 3, 3) == ["drift"] * 3
 
     assert watch.acknowledge(MONDAY_MS).state == "ok"
+    assert not watch.kept.memory.cusum
     assert feed(watch, NOON + 3, 2) == ["ok", "ok"]
 
 

@@ -216,7 +216,7 @@ def matched(found: list[Found], most_per_month: float) -> dict[str, float | None
     for name in dict.fromkeys(name for one in found for name, _ in one.alarms):
         rates = {
             factor: sum(one.alarms.get((name, factor), 0) for one in found) / months
-            for factor in FACTORS
+            for factor in (FACTORS if name not in {ALWAYS, NEVER} else FACTORS[:1])
         }
         best[name] = next((f for f, rate in rates.items() if rate <= most_per_month), None)
     return best
