@@ -6,6 +6,7 @@ import argparse
 import email
 import gzip
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ def manuals(root: Path, version: str, epoch: int) -> None:
         command += ["--function", "_parser", "--prog", program, "--project-name", "edged"]
         command += ["--version", version, "--description", words, "--manual-title", "edged"]
         done = subprocess.run(command, check=True, capture_output=True, env=environment)
-        compressed(folder / f"{program}.1.gz", done.stdout)
+        # A line of text that begins with a dot would be a request.
+        page = re.sub(rb"^(?=\.\.)", rb"\\&", done.stdout, flags=re.MULTILINE)
+        compressed(folder / f"{program}.1.gz", page)
 
 
 def completions(root: Path) -> None:

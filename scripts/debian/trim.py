@@ -29,7 +29,12 @@ _PATHS = (
     "numpy/f2py",
     "numpy/random/_examples",
     "numpy/random/lib",
-    # Programs of their own.
+    "numpy/**/setup.py",
+    # Helpers of the wheels' own tests.
+    "numpy/*core/*_tests.*.so",
+    "securesystemslib/_vendor/**/.gitignore",
+    "securesystemslib/_vendor/*.sh",
+    # For installers.
     "*.dist-info/entry_points.txt",
     "*.dist-info/sboms",
     "*.dist-info/top_level.txt",
