@@ -101,8 +101,9 @@ class Package:
         self._same_modes_and_times()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.file_name
-        # xz: what every dpkg and lintian reads. The largest dictionary spans both copies of BLAS.
-        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z9", "--build"]
+        # xz: what every dpkg and lintian reads; at 6 it is cut into blocks, which dpkg unpacks on
+        # all cores of a board.
+        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z6", "--build"]
         subprocess.run(
             [*command, str(self.tree), str(path)],
             check=True,

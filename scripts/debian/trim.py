@@ -31,7 +31,6 @@ _PATHS = (
     "numpy/random/lib",
     "numpy/**/setup.py",
     # Helpers of the wheels' own tests.
-    "numpy/*core/*_tests.*.so",
     "securesystemslib/_vendor/**/.gitignore",
     "securesystemslib/_vendor/*.sh",
     # For installers.

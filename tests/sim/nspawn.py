@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -93,7 +94,8 @@ class Container:
     def __exit__(self, *_: object) -> None:
         if self._nspawn is not None and self._nspawn.poll() is None:
             if self._init:
-                os.kill(self._init, signal.SIGRTMIN + 3)  # systemd: halt
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._init, signal.SIGRTMIN + 3)  # systemd: halt
             else:
                 self._nspawn.terminate()
             try:
@@ -114,8 +116,11 @@ class Container:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         wait_for("process 1 of the container", self._found)
-        wait_for("systemd", lambda: "running" in self.run("systemctl", "is-system-running").stdout)
+        wait_for("systemd", self._runs, 120.0)
         self.boot_s = time.monotonic() - began_s
+
+    def _runs(self) -> bool:
+        return "running" in self.run("systemctl", "is-system-running").stdout
 
     def _found(self) -> bool:
         assert self._nspawn is not None
@@ -123,8 +128,12 @@ class Container:
             raise AssertionError(f"systemd-nspawn: {self._log.read_text(errors='replace')}")
         command = ["pgrep", "--parent", str(self._nspawn.pid)]
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-        self._init = int(found[0]) if found else 0
-        return bool(found)
+        # nspawn has a child in between for a moment: wait for the one that is process 1 inside.
+        for child in found:
+            status = Path(f"/proc/{child}/status")
+            if status.exists() and re.search(r"^NSpid:.*\t1$", status.read_text(), re.MULTILINE):
+                self._init = int(child)
+        return bool(self._init)
 
     def command(self, *words: str) -> list[str]:
         """Return what runs a command inside."""
