@@ -19,7 +19,8 @@ PREFIX = "opt/edged"
 _INSTALLED = {
     ROOT / "config/edged.toml": "etc/edged/edged.toml",
     ROOT / "systemd/edged.service": "usr/lib/systemd/system/edged.service",
-    ROOT / "systemd/edgectl-refresh.service": "usr/share/doc/edged/examples/edgectl-refresh.service",
+    ROOT
+    / "systemd/edgectl-refresh.service": "usr/share/doc/edged/examples/edgectl-refresh.service",
     ROOT / "systemd/edgectl-refresh.timer": "usr/share/doc/edged/examples/edgectl-refresh.timer",
     SOURCE / "sysusers": "usr/lib/sysusers.d/edged.conf",
     SOURCE / "tmpfiles": "usr/lib/tmpfiles.d/edged.conf",
@@ -125,7 +126,7 @@ class Package:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target)
         prefix = self.tree / PREFIX
-        # picamera2, libcamera and systemd-python are the system's: its packages are seen, after ours.
+        # picamera2, libcamera and systemd-python are the system's: its packages come after ours.
         (prefix / "pyvenv.cfg").write_text(
             "home = /usr/bin\ninclude-system-site-packages = true\n"
             f"version = 3.{self.suite.python}\n"

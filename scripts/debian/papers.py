@@ -1,4 +1,4 @@
-"""What is written from what is there: manual pages, completions, the licences of what is bundled."""
+"""What is written from what is there: manual pages, completions, licences."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -35,7 +36,9 @@ fps = {_FPS}
 """
 _TRIAL = "trial_frames = 10\ntrial_seconds = 1"
 # Written by every run of dpkg, apt or systemd, whatever is installed.
-_ANYWAY = re.compile(r"/(var/(log|cache|lib/(dpkg|apt|systemd)|tmp)|run|proc|sys|dev|tmp)/|/etc/\S+-$")
+_ANYWAY = re.compile(
+    r"/(var/(log|cache|lib/(dpkg|apt|systemd)|tmp)|run|proc|sys|dev|tmp)/|/etc/\S+-$"
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Predictions:
     def silence_s(self, since_s: float) -> list[float]:
         """Return the gaps of more than two seconds since then."""
         times = [one.at_s for one in list(self.heard) if one.at_s >= since_s]
-        return [b - a for a, b in zip(times, times[1:], strict=False) if b - a > 2.0]
+        return [b - a for a, b in itertools.pairwise(times) if b - a > 2.0]
 
 
 class SystemdRig:
@@ -146,7 +149,9 @@ class SystemdRig:
         compiled = self.machine.root / "opt/edged"
         assert not list(compiled.rglob("*.pyc.*")), "something was compiled anew"
         smaps = self.machine.done("sh", "-c", f"grep ^Pss: /proc/{self._pid()}/smaps_rollup")
-        self._figure("memory_mb", int(smaps.split()[1]) / 1e3, "memory of the process (Pss), MB", "")
+        self._figure(
+            "memory_mb", int(smaps.split()[1]) / 1e3, "memory of the process (Pss), MB", ""
+        )
 
     def _sandbox(self) -> None:
         said = self.machine.done("systemd-analyze", "security", "--no-pager", "edged")
@@ -167,7 +172,9 @@ class SystemdRig:
         predictions.next("predictions after a reload that was refused", lambda one: True)
         assert self._pid() == pid
         self._config.write_text(good)
-        self._timed("restart_s", "restart", lambda: self.machine.done("systemctl", "restart", "edged"))
+        self._timed(
+            "restart_s", "restart", lambda: self.machine.done("systemctl", "restart", "edged")
+        )
         predictions.next("predictions after a restart", lambda one: True)
         self._timed("stop_s", "stop", lambda: self.machine.done("systemctl", "stop", "edged"))
         assert self._active() == "inactive"
@@ -224,7 +231,9 @@ class SystemdRig:
 
     def _purge(self, before: set[str], accounts: str) -> None:
         self.machine.done("systemctl", "start", "edged")
-        self.machine.done("rm", "-rf", "/root/repo", "/root/repo-keys", "/etc/systemd/system/edged.service.d")
+        self.machine.done(
+            "rm", "-rf", "/root/repo", "/root/repo-keys", "/etc/systemd/system/edged.service.d"
+        )
         purge = ("apt-get", "purge", "--yes", "edged")
         self._timed("purge_s", "purge of a running service", lambda: self.machine.done(*purge))
         left = sorted(self._files() - before)
@@ -232,7 +241,10 @@ class SystemdRig:
         gone = sorted(before - self._files())
         assert gone == [], f"taken along: {gone}"
         assert (self.machine.root / "etc/passwd").read_text() == accounts
-        for path in ("/run/edged", "/var/lib/systemd/deb-systemd-helper-enabled/edged.service.dsh-also"):
+        for path in (
+            "/run/edged",
+            "/var/lib/systemd/deb-systemd-helper-enabled/edged.service.dsh-also",
+        ):
             assert self.machine.run("test", "-e", path).returncode == 1, f"left behind: {path}"
         self.machine.done("dpkg", "--audit")
 

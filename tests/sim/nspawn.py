@@ -14,7 +14,7 @@ from pathlib import Path
 from sim.broker import wait_for
 
 # What the package depends on, and a broker to listen with.
-_PACKAGES = "systemd,systemd-sysv,dbus,udev,python3,mosquitto,mosquitto-clients"
+_PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -52,10 +52,12 @@ def tree(cache: Path, suite: str) -> Path:
 
 
 def _mirror() -> list[str]:
-    """Return where this machine's own packages come from; without a word debootstrap has its own."""
+    """Return where this machine's packages come from; else debootstrap has its own place."""
     places = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian*")]
     for place in filter(Path.is_file, places):
-        if found := re.search(r"^(?:URIs:|deb(?: \[.*?\])?) +(\S+)", place.read_text(), re.MULTILINE):
+        if found := re.search(
+            r"^(?:URIs:|deb(?: \[.*?\])?) +(\S+)", place.read_text(), re.MULTILINE
+        ):
             return [found[1]]
     return []
 
@@ -150,5 +152,7 @@ class Container:
         """Run a command inside that must succeed; its output."""
         ended = self.run(*words, limit_s=limit_s)
         if ended.returncode:
-            raise AssertionError(f"{' '.join(words)}: {ended.returncode}\n{ended.stdout}{ended.stderr}")
+            raise AssertionError(
+                f"{' '.join(words)}: {ended.returncode}\n{ended.stdout}{ended.stderr}"
+            )
         return ended.stdout
