@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from sim import badmodels
 from sim.broker import wait_for
+from sim.desk import Desk
 from sim.nspawn import Container
 
 WATCHDOG_S = 10
@@ -190,7 +192,7 @@ class SystemdRig:
         self.machine.done("systemctl", "start", "edged")
         predictions.next("predictions", lambda one: True)
         began_s = time.monotonic()
-        version = self._candidate("hangs", badmodels.harm_at_frame(400, "endless"))
+        version = self._candidate("1.0.0", badmodels.harm_at_frame(400, "endless"))
         predictions.next("the candidate", lambda one: one.version == version)
         wait_for("two hangs", lambda: self._restarts() >= 2, 4 * WATCHDOG_S + 60.0)
         predictions.next("the previous model", _is_factory)
@@ -207,7 +209,7 @@ class SystemdRig:
         self.machine.done("systemctl", "restart", "edged")
         predictions.next("predictions", _is_factory)
         before = self._restarts()
-        version = self._candidate("crashes", badmodels.harm_at_frame(300))
+        version = self._candidate("2.0.0", badmodels.harm_at_frame(400))
         predictions.next("the candidate", lambda one: one.version == version)
         began_s = time.monotonic()
         wait_for("three crashes", lambda: self._restarts() - before >= 3, 120.0)
@@ -248,15 +250,19 @@ class SystemdRig:
             assert self.machine.run("test", "-e", path).returncode == 1, f"left behind: {path}"
         self.machine.done("dpkg", "--audit")
 
-    def _candidate(self, name: str, content: bytes) -> str:
-        """Install a model by hand and return its version."""
-        file = self.machine.root / "root" / f"{name}.tflite"
-        file.write_bytes(content)
+    def _candidate(self, version: str, content: bytes) -> str:
+        """Begin to install a package by hand and return its version."""
+        file = self.machine.root / "root" / f"{version}.zip"
+        with tempfile.TemporaryDirectory() as folder:
+            desk = Desk(Path(folder))
+            try:
+                file.write_bytes(desk.pack(version, content, name="belt").read_bytes())
+            finally:
+                desk.close()
         words = ("edged", "models", "install", "--bare", "--json", "--model", "belt")
-        said = json.loads(self.machine.done(*words, f"/root/{file.name}").splitlines()[-1])
+        # /root itself is closed to the service; the open file is passed.
+        self.machine.done(*words, f"/root/{file.name}")
         file.unlink()
-        version = said["deployment"]["version"]
-        assert isinstance(version, str)
         return version
 
     def _ended(self, status: str, reason: str) -> None:
