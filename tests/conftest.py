@@ -18,13 +18,15 @@ settings.load_profile("edged")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the sweeps marked slow as well")
+    parser.addoption("--device", action="store_true", help="run the rigs marked device as well")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="a sweep: run with --slow"))
+    for name, what in (("slow", "a sweep"), ("device", "a rig")):
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if name in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=f"{what}: run with --{name}"))
 
 
 @pytest.fixture

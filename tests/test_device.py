@@ -1,0 +1,76 @@
+"""The Debian package: its parts, and with --device the rigs of scripts/device-test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from sim.nspawn import missing
+
+ROOT = Path(__file__).parents[1]
+DEBIAN = ROOT / "packaging" / "debian"
+PINNED = sorted((DEBIAN / "requirements").glob("*.txt"))
+
+
+def pins(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {line.partition("==")[0]: line.partition("==")[2] for line in lines}
+
+
+def test_four_packages_are_pinned() -> None:
+    names = [path.stem for path in PINNED]
+    assert names == ["bookworm-amd64", "bookworm-arm64", "trixie-amd64", "trixie-arm64"]
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda path: path.stem)
+def test_every_requirement_is_pinned_with_a_hash(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    old = path.stem.startswith("bookworm")
+    asked = [
+        line.partition(";")[0].partition("[")[0].partition(">")[0]
+        for line in project["dependencies"]
+        if ";" not in line or ("<" in line.partition(";")[2]) == old
+    ]
+    pinned = pins(path)
+
+    assert set(asked) <= set(pinned)
+    assert all("--hash=sha256:" in pin for pin in pinned.values())
+    # The system's picamera2 and simplejpeg on bookworm are built against numpy 1.
+    assert pinned["numpy"].startswith("1." if old else "2.")
+    if old:
+        assert pinned["opencv-python-headless"].split(".")[:2] < ["4", "12"]
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_both_architectures_run_the_same_versions(suite: str) -> None:
+    versions = [
+        {name: pin.split()[0] for name, pin in pins(path).items()}
+        for path in PINNED
+        if path.stem.startswith(suite)
+    ]
+    assert versions[0] == versions[1]
+
+
+@pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
+def test_maintainer_scripts_are_posix_shell(script: str) -> None:
+    done = subprocess.run(
+        ["sh", "-n", str(DEBIAN / script)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.device
+@pytest.mark.timeout(1800)
+def test_systemd_rig() -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/device-test"), "systemd"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
