@@ -149,7 +149,10 @@ def test_a_broker_that_is_away_for_seconds_loses_nothing_and_the_disk_is_quiet_a
     let_publish(device, 30)
     listening = place.open()
     settle(device, listening)
-    wait_for("a quiet disk", lambda: {p.name for p in device.state.iterdir()} == {"lock", "models"})
+    wait_for(
+        "a quiet disk",
+        lambda: {p.name for p in device.state.iterdir()} == {"drift", "lock", "models"},
+    )
     stop(device, listening)
 
     assert once(listening.of(TOPIC)) == device.published()
@@ -192,9 +195,9 @@ def test_a_healthy_broker_means_no_write_to_the_disk(make, broker, subscriber) -
     wait_for("predictions", lambda: len(subscriber.of(TOPIC)) > 40)
 
     assert device.disk_writes() == before
-    assert {path.name for path in device.state.iterdir()} == {"lock", "models"}
+    assert {path.name for path in device.state.iterdir()} == {"drift", "lock", "models"}
     assert device.stop()[0] == 0
-    assert {path.name for path in device.state.iterdir()} == {"lock", "models"}
+    assert {path.name for path in device.state.iterdir()} == {"drift", "lock", "models"}
 
 
 def test_a_reload_to_another_broker_takes_along_what_waits(make, place) -> None:

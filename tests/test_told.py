@@ -57,6 +57,7 @@ def status(device: Device) -> str:
     return " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_device_s_memory_is_told(device, desk, subscriber) -> None:
     desk.publish("1.0.0")
     device.start().wait_ready()

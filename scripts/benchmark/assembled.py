@@ -17,6 +17,7 @@ from edged.assembly import Assembly, Frame, topics_of
 from edged.breadcrumb import Breadcrumb
 from edged.config import CameraConfig, Config
 from edged.config_text import from_values
+from edged.drift.commands import CommandInbox
 from edged.frame import Picture
 from edged.inference.loading import load_servable
 from edged.inference.servable import Servable
@@ -158,7 +159,7 @@ class Assembled:
 
         self._folder = tempfile.TemporaryDirectory()
         place = Path(self._folder.name)
-        frame = Frame("clean", "boot", Breadcrumb(place), Store(place), Inbox())
+        frame = Frame("clean", "boot", Breadcrumb(place), Store(place), Inbox(), CommandInbox())
         started = Started(servables={"m": servable})
         with mock.patch.object(composition, "open_camera", open_camera):
             self.assembly = Assembly(config, started, self.session, frame, threading.Event())

@@ -359,7 +359,8 @@ class Lane:
         found = [f"left: {name}" for name in sorted(_names(self._home) - kept)]
         staging = self.device.state / "staging"
         found += [f"left in staging: {name}" for name in _names(staging)]
-        expected = {"models", "staging", "tuf", "lock", "outbox.sqlite3", "outbox.sqlite3-wal"}
+        expected = {"models", "staging", "tuf", "lock", "drift"}
+        expected |= {"outbox.sqlite3", "outbox.sqlite3-wal"}
         return found + [f"left: {n}" for n in _names(self.device.state) - expected]
 
     def orphans(self) -> list[int]:
