@@ -108,6 +108,7 @@ def marks(subscriber: Subscriber, name: str) -> list[str]:
     return [mark["mark"] for mark in said["marks"]]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_what_a_child_can_see_costs_no_process(
     broker, subscriber, make, desk, factory, tmp_path

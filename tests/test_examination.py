@@ -38,7 +38,9 @@ class World:
         path = models.write(folder / "before.tflite", models.classifier())
         labels = models.write(folder / "labels.txt", "\n".join(COLOURS).encode())
         self.seen: list[str] = []
-        self.line = Line(load(path, labels=str(labels)), colours, invoking=self.seen.append)
+        # A camera with a rate of its own: one at the model's pace waits while nobody takes a frame.
+        before = load(path, labels=str(labels))
+        self.line = Line(before, colours, 0.005, fps=200, invoking=self.seen.append)
         after = models.write(folder / "after.tflite", models.classifier(head="logits"))
         config = ModelConfig(name="m", factory=str(after), labels=str(labels), **settings)  # type: ignore[arg-type]
         self.candidate = load_servable(config)

@@ -56,6 +56,7 @@ class Line:
         servable: Servable,
         scenes: Callable[[int], np.ndarray],
         gap_s: float = 0.0,
+        fps: float = 0,
         invoking: Callable[[str], None] = lambda sha256: None,
     ) -> None:
         bell = Bell()
@@ -75,7 +76,7 @@ class Line:
         world = CameraWorld()
         number = count()
         world.plug_endless(lambda: scenes(next(number)), gap_s)
-        config = CameraConfig(name="cam", source="synthetic", model="m", fps=0)
+        config = CameraConfig(name="cam", source="synthetic", model="m", fps=fps)
         capture = CaptureWorker(config, lane, world.open, count(1), lambda: None)
         self._workers = (capture, InferenceWorker(bell, (lane,), results, invoking), publisher)
         for worker in self._workers:
