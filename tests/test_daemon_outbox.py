@@ -158,6 +158,7 @@ def test_a_broker_that_is_away_for_seconds_loses_nothing_and_the_disk_is_quiet_a
     assert once(listening.of(TOPIC)) == device.published()
 
 
+@pytest.mark.slow
 def test_what_a_frozen_broker_did_not_acknowledge_survives_a_kill(make, place) -> None:
     device = make(place.port, verbose=True)
     listening = place.open()

@@ -78,6 +78,7 @@ def test_without_any_broker_it_says_what_to_install() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_none_is_told_and_another_one_started(request) -> None:
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed")

@@ -148,7 +148,7 @@ def test_an_edge_tpu_that_fails_or_hangs_meanwhile(device, desk, subscriber, mod
     wait_for("predictions", lambda: predictions(subscriber))
     mode.write_text("invoke_error_after:3")  # the first is the warm-up
     want(subscriber, "cut", "1.0.0")
-    wait_for("back", lambda: ("cut", "ROLLING_BACK") in states(subscriber), 30.0)
+    wait_for("back", lambda: ("cut", "ROLLING_BACK") in states(subscriber))
     mode.write_text("ok")
     result = result_of(subscriber, "cut", device)
 
@@ -159,7 +159,7 @@ def test_an_edge_tpu_that_fails_or_hangs_meanwhile(device, desk, subscriber, mod
 
     mode.write_text("hang_after:3")
     want(subscriber, "hangs", "1.0.0")
-    wait_for("the stuck invoke", lambda: "an invoke or a load is stuck" in device.log, 30.0)
+    wait_for("the stuck invoke", lambda: "an invoke or a load is stuck" in device.log)
     pings = device.pings()
     time.sleep(1.0)
     assert device.pings() == pings
@@ -173,6 +173,7 @@ def test_an_edge_tpu_that_fails_or_hangs_meanwhile(device, desk, subscriber, mod
     assert result["status"] == "SUCCEEDED"
 
 
+@pytest.mark.slow
 def test_a_reload_waits_for_a_load_that_cannot_be_canceled(
     device, desk, subscriber, mode, tmp_path
 ) -> None:
@@ -184,7 +185,7 @@ def test_a_reload_waits_for_a_load_that_cannot_be_canceled(
     wait_for("predictions", lambda: predictions(subscriber))
     mode.write_text("slow:2500")  # the warm-up; far beyond invoke_limit_s
     want(subscriber, "first", "1.0.0")
-    wait_for("the load", lambda: "created slow:2500" in told.read_text(), 30.0)
+    wait_for("the load", lambda: "created slow:2500" in told.read_text())
     mode.write_text("ok")
     device.signal(signal.SIGHUP)
     device.wait_ready(times=2)

@@ -152,7 +152,7 @@ def test_killed_before_it_is_written_it_comes_again(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("restarts", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("restarts", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_device_and_group_in_conflict_repeated_and_delivered_again(
     build, desk, broker, subscriber, restarts
 ) -> None:

@@ -174,6 +174,7 @@ def test_the_benchmark_runs_without_any_data(tmp_path) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.slow
 def test_a_soak_of_seconds_loses_nothing(tmp_path) -> None:
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed")

@@ -14,14 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from sim.broker import wait_for
+from sim.broker import PATIENCE_S, wait_for
 
 from edged.mqtt.moment import Moment
 from edged.mqtt.outbox import Entry, Kind, Outbox
 from edged.mqtt.spool import Spool, now
 from edged.mqtt.traffic import Traffic
-
-PATIENCE_S = 20.0
 
 
 class Line:

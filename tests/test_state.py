@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import signal
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -216,14 +217,16 @@ def test_cameras_that_would_mix_inside_a_model_are_refused(tmp_path) -> None:
 class Rig:
     """Cameras on one servable, through the real threads; what each said is kept in order."""
 
-    def __init__(self, servable: Servable, *, pace: float | None = 0) -> None:
+    def __init__(
+        self, servable: Servable, *, pace: float | None = 0, invoke_s: float = 0.0
+    ) -> None:
         self.bell = Bell()
         self.slot = ModelSlot("m", self.bell)
         self.slot.current = servable
         self.lanes: dict[str, Lane] = {}
         self.results = Results(4096)
         self._captures: list[CaptureWorker] = []
-        self._pace = pace
+        self._pace, self._invoke_s = pace, invoke_s
 
     def camera(self, name: str, world: CameraWorld) -> None:
         counters = CameraCounters()
@@ -233,7 +236,10 @@ class Rig:
         self._captures.append(worker)
 
     def run(self, until: Callable[[], bool]) -> None:
-        inference = InferenceWorker(self.bell, tuple(self.lanes.values()), self.results)
+        lanes = tuple(self.lanes.values())
+        inference = InferenceWorker(
+            self.bell, lanes, self.results, lambda _sha256: time.sleep(self._invoke_s)
+        )
         for worker in (inference, *self._captures):
             worker.start()
         try:
@@ -327,8 +333,7 @@ def test_a_state_inside_is_set_back_when_the_camera_was_away(tmp_path, impatient
 
 def test_frames_left_out_are_no_gap(tmp_path) -> None:
     """The camera is far quicker than the model: what is counted is what the model saw."""
-    servable = load(write(tmp_path, recurrent.counter(size=(256, 256))))
-    rig = Rig(servable, pace=None)
+    rig = Rig(load(write(tmp_path, recurrent.counter())), pace=None, invoke_s=0.01)
     rig.camera("quick", show("red"))
 
     rig.run(lambda: rig.lanes["quick"].counters.replaced > 10)

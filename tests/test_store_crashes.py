@@ -283,7 +283,7 @@ def killed_and_started(home: Path, number: int) -> tuple[Record, int]:
     return both, began
 
 
-@in_steps(10)
+@in_steps(25)
 def test_a_crash_and_then_a_crash_at_each_point_of_the_recovery(
     ram: Path, judge: Judge, every: int
 ) -> None:

@@ -108,6 +108,7 @@ def test_what_a_camera_had_for_the_model_before_goes_at_once(tmp_path: Path) -> 
 
 @pytest.mark.broker
 @pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
+@pytest.mark.slow
 def test_deployments_at_30_frames_a_second_leave_nothing_behind(
     make, broker, subscriber, tmp_path: Path
 ) -> None:

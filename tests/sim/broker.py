@@ -22,7 +22,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 OPENSSL = shutil.which("openssl")
 
-PATIENCE_S = 20.0
+# Long, so that a machine that is busy elsewhere fails no test; what comes in time costs nothing.
+PATIENCE_S = 60.0
 
 
 def free_port() -> int:
@@ -32,12 +33,15 @@ def free_port() -> int:
         return port
 
 
-def wait_for(what: str, done: Callable[[], object], limit_s: float = PATIENCE_S) -> None:
-    """Poll `done` until it is true; fail with `what` after `limit_s`."""
+def wait_for(
+    what: str | Callable[[], str], done: Callable[[], object], limit_s: float = PATIENCE_S
+) -> None:
+    """Poll `done` until it is true; fail with `what`, as it is then, after `limit_s`."""
     limit = time.monotonic() + limit_s
     while not done():
         if time.monotonic() > limit:
-            raise AssertionError(f"waited {limit_s:g} s for {what}")
+            words = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {limit_s:g} s for {words}")
         time.sleep(0.005)
 
 

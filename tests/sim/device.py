@@ -139,7 +139,7 @@ class Device:
 
     def wait_ready(self, times: int = 1) -> Device:
         wait_for(
-            f"READY {times} time(s); log:\n{self.log}",
+            lambda: f"READY {times} time(s), not {self.notices}; log:\n{self.log}",
             lambda: self.notices.count("READY=1") >= times or self.process.poll() is not None,
         )
         assert self.process.poll() is None, self.log
