@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.drift.autocorrelation import tau
+from edged.drift.autocorrelation import batch_tau, tau
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
@@ -40,6 +40,29 @@ def test_a_constant_series_varies_in_nothing_together() -> None:
 def test_too_few_say_nothing() -> None:
     assert tau([0.0, 1.0] * 9 + [0.5]) is None
     assert tau([0.0, 1.0] * 10) is not None
+
+
+def batches(dwell: int, seed: int = 5) -> np.ndarray:
+    """Histograms of twelve batches of 150 samples, of scenes that stay for `dwell` samples."""
+    rng = np.random.default_rng(seed)
+    begins = int(rng.integers(dwell))
+    scene = (np.arange(1800) + begins) // dwell
+    values = rng.integers(0, 32, size=scene.max() + 1)[scene]
+    return np.array([np.bincount(part, minlength=32) for part in values.reshape(12, 150)])
+
+
+@pytest.mark.parametrize(("dwell", "worth"), [(1, 1800.0), (15, 120.0), (150, 17.0), (450, 12.0)])
+def test_what_stays_for_longer_than_a_batch_shows_in_their_means(dwell: int, worth: float) -> None:
+    """Of scenes that stay for three batches as many samples are left as there are batches."""
+    found = [1800 / batch_tau(batches(dwell, seed)) for seed in range(200)]
+
+    assert np.median(found) == pytest.approx(worth, rel=0.3)
+
+
+def test_too_few_batches_and_one_bin_say_nothing() -> None:
+    assert batch_tau(batches(15)[:5]) is None
+    assert batch_tau(np.vstack([batches(15)[:5], np.zeros((7, 32), np.int64)])) is None
+    assert batch_tau(np.eye(32, dtype=np.int64)[[3] * 12] * 150) is None
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=20, max_size=300))

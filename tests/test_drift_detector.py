@@ -77,12 +77,12 @@ def test_another_mix_of_classes_is_told_and_makes_no_alarm() -> None:
 def test_an_hour_of_few_independent_samples_decides_nothing_and_changes_nothing() -> None:
     memory = Memory({"luma": 5.0})
     (one,) = hours(1)
-    worth_29 = replace(one, tau=400 / 29)
-    decision = DETECTOR.decide(worth_29, memory)
+    worth_19 = replace(one, tau=400 / 19)
+    decision = DETECTOR.decide(worth_19, memory)
 
     assert (decision.state, decision.scores, decision.memory) == ("insufficient", {}, memory)
     assert decision.n_effective == pytest.approx(29)
-    assert DETECTOR.decide(replace(one, tau=400 / 31), memory).state != "insufficient"
+    assert DETECTOR.decide(replace(one, tau=400 / 21), memory).state != "insufficient"
 
 
 def test_a_warning_comes_before_an_alarm_and_goes_when_the_hours_are_fine() -> None:

@@ -41,6 +41,18 @@ def test_a_window_without_tau_is_worth_nothing() -> None:
     assert joined([five_minutes(0), five_minutes(1, tau=None)]).n_effective == 150.0
 
 
+def test_scenes_that_stay_for_longer_than_a_window_are_few_samples() -> None:
+    """Within each window all seems independent; between them it is not."""
+    means = (0.3, 0.3, 0.3, 0.8, 0.8, 0.8, 0.5, 0.5, 0.5, 0.9, 0.9, 0.9)
+    windows = [
+        five_minutes(n, tally=tally(RNG, 150, {"top1": (mean, 0.05)}))
+        for n, mean in enumerate(means)
+    ]
+
+    assert sum(one.n_effective for one in windows) == 1800.0
+    assert joined(windows).n_effective < 15.0
+
+
 @pytest.mark.parametrize(
     "break_",
     [

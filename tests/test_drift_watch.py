@@ -122,19 +122,30 @@ def test_few_independent_samples_and_an_unknown_clock_are_no_ok() -> None:
 
     assert watch.window(replace(one, tau=40.0)).reasons[0] == Reason(
         "samples",
-        "400 samples of an hour are worth 10 independent ones, 30 are needed",
+        "400 samples of an hour are worth 10 independent ones, 20 are needed",
     )
     assert watch.standing.state == "insufficient"
     assert watch.window(replace(one, synchronised=False)).reasons[0].kind == "clock"
     assert watch.window(one).state == "ok"
 
 
-def test_hours_that_decide_nothing_are_no_reference() -> None:
+def test_hours_of_few_samples_or_an_unknown_time_are_no_reference() -> None:
     watch = Watch(SUBJECT)
-    watch.window(replace(WEEK[0], tau=40.0))
+    watch.window(hour(0, tally(RNG, 19)))
     watch.window(replace(WEEK[1], synchronised=False))
 
     assert watch.kept.reference.hours == ()
+
+
+def test_where_scenes_stay_for_long_the_fast_path_watches_alone() -> None:
+    """Its hours decide nothing, and say what is usual."""
+    watch = Watch(SUBJECT)
+    states = [watch.window(replace(one, tau=100.0)).state for one in WEEK]
+
+    assert states == ["warming"] * 167 + ["ok"]
+    later = replace(hour(168, tally(RNG, 400, night(168))), tau=100.0)
+    assert watch.window(later).state == "insufficient"
+    assert black_minutes(watch, 2) == ["insufficient", "drift"]
 
 
 def test_a_restart_goes_on_where_it_was() -> None:

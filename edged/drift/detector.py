@@ -49,7 +49,7 @@ class Terms:
         trust_clock: take the clock as right where nothing synchronises it.
     """
 
-    least_effective: float = 30.0
+    least_effective: float = 20.0
     spread_hours: int = 1
     slack: float = 4.0
     highest: float = 8.0

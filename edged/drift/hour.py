@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
+from edged.drift.autocorrelation import batch_tau
+from edged.drift.histogram import empty
 from edged.drift.window import Window, total
 
 _HOUR_MS = 3_600_000
@@ -14,21 +19,38 @@ _DAY_HOURS = 24
 def joined(windows: Sequence[Window]) -> Window:
     """Return windows of one subject as one, from when the first began.
 
-    Their tau is such that the effective samples add up.
+    Their tau is such that the effective samples add up, or longer where the windows' means say so.
 
     Raises:
         DriftError: `edges_differ`.
     """
     first, tally = windows[0], total(windows)
-    effective = sum(window.n_effective for window in windows)
+    scores = [window.tally.histograms.get("top1", empty("top1")) for window in windows]
+    tau = hour_tau([window.n_effective for window in windows], np.array(scores))
     return replace(
         first,
         seconds=sum(window.seconds for window in windows),
         synchronised=all(window.synchronised for window in windows),
         trial=any(window.trial for window in windows),
         tally=tally,
-        tau=tally.sampled / effective if effective > 0.0 else None,
+        tau=tau,
     )
+
+
+def hour_tau(effective: Sequence[float], scores: npt.NDArray[np.int64]) -> float | None:
+    """Return the autocorrelation time of consecutive windows together, in samples.
+
+    Args:
+        effective: what each window's samples are worth by its own tau.
+        scores: histogram of each window's best scores, shape (windows, bins).
+
+    Returns:
+        None where neither the windows nor their means say any.
+    """
+    worth, sampled = sum(effective), float(scores.sum())
+    found = [sampled / worth] if worth > 0.0 else []
+    between = batch_tau(scores)
+    return max([*found, between] if between is not None else found, default=None)
 
 
 def time_of_day(window: Window) -> int:

@@ -154,16 +154,17 @@ class Watch:
         if not (hour.synchronised or self._terms.trust_clock):
             detail = "the clock is not known to be right, so what is usual now is not known"
             self._say_insufficient("clock", detail, at_ms)
-        elif hour.n_effective < self._terms.least_effective:
+        elif self._detector is not None and hour.n_effective >= self._terms.least_effective:
+            self._decide(self._detector, hour, at_ms)
+        elif self._detector is None and hour.tally.sampled >= self._terms.least_effective:
+            # However few independent ones: the fast path asks only what is usual.
+            self._warm(hour, at_ms)
+        else:
             detail = (
                 f"{hour.tally.sampled} samples of an hour are worth {hour.n_effective:.0f}"
                 f" independent ones, {self._terms.least_effective:.0f} are needed"
             )
             self._say_insufficient("samples", detail, at_ms)
-        elif self._detector is None:
-            self._warm(hour, at_ms)
-        else:
-            self._decide(self._detector, hour, at_ms)
 
     def _warm(self, hour: Window, at_ms: int) -> None:
         reference = self._kept.reference.with_hour(hour)

@@ -17,6 +17,7 @@ from drifteval.pictures import CELLS, LIGHTS
 from drifteval.pool import BINNED, FRAMES, HARMED_FRAMES, HARMED_LIGHTS, HARMED_SCENES, SCENES, Pool
 from edged.drift.autocorrelation import tau
 from edged.drift.histogram import SCALES
+from edged.drift.hour import hour_tau
 from edged.drift.window import ClassCount, Subject, Tally, Window
 
 Ints = npt.NDArray[np.int64]
@@ -231,21 +232,21 @@ def windows(pool: Pool, stream: Stream, size: int) -> list[Window]:
 def hours(pool: Pool, stream: Stream) -> list[Window]:
     """Return the hours: what twelve shipped windows make.
 
-    Their tau is that of the first three windows together: all twelve would take most of the time.
+    What the windows are worth by their own tau is taken from the first three of the twelve: all of
+    them would take most of the time.
     """
     top1 = pool.top1[stream.samples]
-    return [
-        replace(
-            hour,
-            tau=float(
-                np.mean(
-                    [
-                        1 / (tau(top1[at : at + WINDOW_SAMPLES]) or np.inf)
-                        for at in range(n * HOUR_SAMPLES, n * HOUR_SAMPLES + 450, WINDOW_SAMPLES)
-                    ]
-                )
-            )
-            ** -1,
-        )
-        for n, hour in enumerate(windows(pool, stream, HOUR_SAMPLES))
-    ]
+    bins = SCALES["top1"].bins
+    place = pool.bins[:, BINNED.index("top1")].astype(np.int64)[stream.samples]
+    batches = HOUR_SAMPLES // WINDOW_SAMPLES
+    joined = []
+    for n, hour in enumerate(windows(pool, stream, HOUR_SAMPLES)):
+        at = n * HOUR_SAMPLES
+        worth = [
+            WINDOW_SAMPLES / (tau(top1[begin : begin + WINDOW_SAMPLES]) or np.inf)
+            for begin in range(at, at + 3 * WINDOW_SAMPLES, WINDOW_SAMPLES)
+        ]
+        both = np.repeat(np.arange(batches), WINDOW_SAMPLES) * bins + place[at : at + HOUR_SAMPLES]
+        scores = np.bincount(both, minlength=batches * bins).reshape(batches, bins)
+        joined.append(replace(hour, tau=hour_tau(worth * (batches // 3), scores)))
+    return joined
