@@ -217,7 +217,7 @@ def a_week_of(windows: list[Window], state: Path) -> None:
     digest, reference = digest_of(hour.subject), Reference(hours)
     drift = state / "drift"
     (drift / f"front-{digest}.reference").write_bytes(encode_reference(reference))
-    page = Page(digest, Standing("ok", now_ms), FRESH, (digest,))
+    page = Page(digest, Standing("ok", now_ms), FRESH, FRESH, (digest,))
     (drift / "front.standing").write_bytes(encode_page(page))
 
 

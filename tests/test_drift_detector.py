@@ -81,7 +81,7 @@ def test_an_hour_of_few_independent_samples_decides_nothing_and_changes_nothing(
     decision = DETECTOR.decide(worth_19, memory)
 
     assert (decision.state, decision.scores, decision.memory) == ("insufficient", {}, memory)
-    assert decision.n_effective == pytest.approx(29)
+    assert decision.n_effective == pytest.approx(19)
     assert DETECTOR.decide(replace(one, tau=400 / 21), memory).state != "insufficient"
 
 

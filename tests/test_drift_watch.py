@@ -148,6 +148,42 @@ def test_where_scenes_stay_for_long_the_fast_path_watches_alone() -> None:
     assert black_minutes(watch, 2) == ["insufficient", "drift"]
 
 
+def slow_days(watch: Watch, first: int, count: int, **changed: tuple[float, float]) -> list[str]:
+    """Feed whole days of a camera whose hours decide nothing; return the states after each."""
+    states = []
+    for one in range(first, first + count):
+        for n in range(24 * one, 24 * one + 24):
+            counted = tally(RNG, 400, {**night(n), **changed})
+            watch.window(replace(hour(n, counted), tau=100.0))
+        states.append(watch.standing.state)
+    return states
+
+
+def test_where_hours_decide_nothing_days_do() -> None:
+    """A day is judged when the next one begins."""
+    watch = warm()
+    assert slow_days(watch, 7, 3) == ["insufficient", "ok", "ok"]
+    assert watch.decision is not None
+    assert watch.decision.n_effective == 24 * 4
+    assert slow_days(watch, 10, 3, sharpness=(6.0, 0.6)) == ["ok", "warn", "drift"]
+    assert watch.standing.reasons[0] == Reason(
+        "sharpness", "sharpness (octaves) is about 5.5, usually 7.5"
+    )
+    watch.acknowledge(MONDAY_MS)
+    assert not watch.kept.daily.cusum
+    # As soon as hours can decide, they do.
+    assert feed(watch, 13 * 24, 1) == ["ok"]
+
+
+def test_a_day_with_holes_is_not_judged() -> None:
+    watch = warm()
+    for n in range(7 * 24, 8 * 24 + 1):
+        if n % 24 not in {1, 2, 3, 4, 5}:
+            watch.window(replace(hour(n, tally(RNG, 400, night(n))), tau=100.0))
+
+    assert (watch.standing.state, watch.decision) == ("insufficient", None)
+
+
 def test_a_restart_goes_on_where_it_was() -> None:
     one, other = warm(), warm()
     first = hour(NOON, tally(RNG, 400, {"luma": (220.0, 5.0)}))

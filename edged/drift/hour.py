@@ -1,9 +1,10 @@
-"""Decision windows: consecutive five-minute windows of one subject, an hour together. Pure."""
+"""Decision windows: five-minute windows of one subject, an hour or a day together. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from edged.drift.window import Window, total
 
 _HOUR_MS = 3_600_000
 _DAY_HOURS = 24
+_DAY_MS = _DAY_HOURS * _HOUR_MS
+_LEAST_HOURS = 20
 
 
 def joined(windows: Sequence[Window]) -> Window:
@@ -60,7 +63,25 @@ def time_of_day(window: Window) -> int:
 
 def day(window: Window) -> int:
     """Return the day, counted from 1970 in UTC, that the middle of a window lies in."""
-    return int(_middle_ms(window) // (_DAY_HOURS * _HOUR_MS))
+    return int(_middle_ms(window) // _DAY_MS)
+
+
+def whole_days(hours: Iterable[Window]) -> list[Window]:
+    """Return the days that hours make, without those of which more than four hours are missing.
+
+    A day without its night is not like others. Days begin at midnight, UTC, whenever their first
+    hour did.
+
+    Args:
+        hours: of one subject, in the order of time.
+    """
+    return [whole for _, one in groupby(hours, day) if (whole := _whole(list(one))) is not None]
+
+
+def _whole(hours: list[Window]) -> Window | None:
+    if len(hours) < _LEAST_HOURS:
+        return None
+    return replace(joined(hours), began_ms=day(hours[0]) * _DAY_MS, seconds=_DAY_MS / 1000)
 
 
 def _middle_ms(window: Window) -> float:
@@ -93,3 +114,18 @@ class Hours:
         first = self._gathered[0]
         since_ms = window.began_ms - first.began_ms
         return window.subject == first.subject and 0 <= since_ms < 2 * _HOUR_MS
+
+
+class Days:
+    """Gathers the hours of a day, UTC, until one of another day comes."""
+
+    def __init__(self) -> None:
+        self._gathered: list[Window] = []
+
+    def add(self, hour: Window) -> list[Window]:
+        """Take the next hour; return those of the day that it ends, if it does."""
+        if not self._gathered or day(hour) == day(self._gathered[0]):
+            self._gathered.append(hour)
+            return []
+        ended, self._gathered = self._gathered, [hour]
+        return ended

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edged.drift.commands import Action
-from edged.drift.detector import FRESH, Terms
+from edged.drift.detector import Terms
 from edged.drift.keeping import (
     Page,
     digest_of,
@@ -142,11 +142,11 @@ class Keeper:
         page, digest = camera.page, digest_of(subject)
         reference = self._reference(subject)
         if page is not None and page.subject == digest:
-            kept = Kept(reference, page.memory, page.standing)
+            kept = Kept(reference, page.memory, page.daily, page.standing)
         else:
             # Another model, runtime, accelerator or source: what was said is not about this one.
             complete = reference.complete(self._warm_up)
-            kept = Kept(reference, FRESH, Standing("ok" if complete else "warming", at_ms))
+            kept = Kept(reference, standing=Standing("ok" if complete else "warming", at_ms))
             if page is not None:
                 log.warning(
                     "camera %s: drift now looks at %s %s (%s on %s); its reference has %d hours",
@@ -184,7 +184,7 @@ class Keeper:
         listed = () if page is None else page.subjects
         latest = (*(one for one in listed if one != digest), digest)
         keep, gone = latest[-_MOST_REFERENCES:], latest[:-_MOST_REFERENCES]
-        fresh = Page(digest, kept.standing, kept.memory, keep)
+        fresh = Page(digest, kept.standing, kept.memory, kept.daily, keep)
         with storing(f"cannot keep drift's state in {self._directory}"):
             if before is None or kept.reference is not before.reference:
                 self._files.make_dirs(self._directory)

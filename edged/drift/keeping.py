@@ -33,13 +33,15 @@ class Page:
     Attributes:
         subject: digest of the one that is watched.
         standing: how it stands.
-        memory: of the statistical path.
+        memory: of the statistical path, hour by hour.
+        daily: the same, day by day.
         subjects: digests of those whose references are kept, the latest last.
     """
 
     subject: str
     standing: Standing
     memory: Memory
+    daily: Memory
     subjects: tuple[str, ...]
 
 
@@ -64,7 +66,6 @@ def parse_page(data: bytes) -> Page:
         fields = Fields(message)
         fields.integer("schema", SCHEMA, SCHEMA)
         standing = fields.table("standing")
-        cusum = fields.table("memory").table("cusum")
         return Page(
             fields.match("subject", _DIGEST, "a digest"),
             Standing(
@@ -72,7 +73,8 @@ def parse_page(data: bytes) -> Page:
                 standing.integer("since_ms", 0, _LATEST_MS),
                 tuple(_reason(one) for one in _list(message["standing"], "reasons")),
             ),
-            Memory({name: cusum.optional_number(name, 0.0, 1e9) or 0.0 for name in cusum.names()}),
+            _memory(fields.table("memory")),
+            _memory(fields.table("daily")),
             tuple(_digest(one) for one in _list(message, "subjects")),
         )
     except (StrictJsonError, FieldsError) as error:
@@ -98,6 +100,11 @@ def parse_reference(data: bytes) -> tuple[Reference, bool]:
         except DriftError:
             whole = False
     return Reference(tuple(hours)), whole
+
+
+def _memory(fields: Fields) -> Memory:
+    cusum = fields.table("cusum")
+    return Memory({name: cusum.optional_number(name, 0.0, 1e9) or 0.0 for name in cusum.names()})
 
 
 def _state(word: str) -> State:

@@ -6,14 +6,14 @@ Warm-up, both paths and the commands meet here. Whoever holds it keeps `referenc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edged.drift.detector import FRESH, Decision, Detector, Memory, Terms
 from edged.drift.gross import faults
-from edged.drift.hour import Hours, time_of_day
+from edged.drift.hour import Days, Hours, time_of_day, whole_days
 from edged.drift.reference import Reference, WarmUp
 from edged.drift.state import Reason, Standing, State
-from edged.drift.window import Subject, Tally, Window
+from edged.drift.window import Subject, Tally, Window, add
 from edged.drift.words import explain
 from edged.errors import DriftError
 
@@ -22,6 +22,9 @@ _MINUTES = 2
 
 _DAYS = 2
 """Of a reference, before the fast path says anything."""
+
+_WHOLE_DAYS = 4
+"""Of a reference, before days are compared."""
 
 _HOUR_MS = 3_600_000
 
@@ -32,12 +35,14 @@ class Kept:
 
     Attributes:
         reference: R1, complete or not.
-        memory: of the statistical path.
+        memory: of the statistical path, hour by hour.
+        daily: of the statistical path, day by day.
         standing: what was last said.
     """
 
     reference: Reference = field(default_factory=Reference)
     memory: Memory = FRESH
+    daily: Memory = FRESH
     standing: Standing = field(default_factory=Standing)
 
 
@@ -51,7 +56,7 @@ class Watch:
         kept: from before a restart.
 
     Attributes:
-        decision: of the last hour, None before the first.
+        decision: of the last hour or day, None before the first.
 
     Raises:
         DriftError: `reference_mixed`: what was kept is another subject's.
@@ -70,8 +75,10 @@ class Watch:
         if self._kept.reference.subject not in (None, subject):
             raise DriftError("reference_mixed", "the reference is of another camera or model.")
         self.decision: Decision | None = None
-        self._hours, self._bad_minutes = Hours(), 0
+        self._hours, self._days, self._bad_minutes = Hours(), Days(), 0
+        self._by_day = False
         self._detector = self._ready()
+        self._daily = self._ready_by_day()
         self._usuals: dict[int, Tally | None] = {}
 
     @property
@@ -116,21 +123,23 @@ class Watch:
             # Some days of a reference that is not complete know little of what is usual.
             state: State = "warn" if self.warming else "drift"
             reasons = [Reason(fault.kind, fault.detail) for fault in found]
-            self._keep(standing=self.standing.told(state, reasons, at_ms))
+            self._tell(state, reasons, at_ms)
         return self.standing
 
     def acknowledge(self, at_ms: int) -> Standing:
         """End an alarm that a person has seen; what goes on being wrong is told again."""
         state: State = "warming" if self.warming else "ok"
-        self._keep(memory=FRESH, standing=self.standing.acknowledged(state, at_ms))
+        standing = self.standing.acknowledged(state, at_ms)
+        self._kept = replace(self._kept, memory=FRESH, daily=FRESH, standing=standing)
         self._bad_minutes = 0
         return self.standing
 
     def reset(self, at_ms: int) -> Standing:
         """Forget the reference: what comes now is normal."""
         self._kept = Kept(standing=Standing("warming", at_ms))
-        self.decision, self._detector = None, None
-        self._hours, self._bad_minutes = Hours(), 0
+        self.decision, self._detector, self._daily = None, None, None
+        self._hours, self._days, self._bad_minutes = Hours(), Days(), 0
+        self._by_day = False
         self._usuals.clear()
         return self.standing
 
@@ -146,55 +155,65 @@ class Watch:
         complete = reference.complete(self._warm_up)
         return Detector(reference, self._terms) if complete else None
 
-    def _say_insufficient(self, kind: str, detail: str, at_ms: int) -> None:
-        told = self.standing.told("insufficient", [Reason(kind, detail)], at_ms)
-        self._keep(standing=told)
+    def _ready_by_day(self) -> Detector | None:
+        if self._detector is None:
+            return None
+        days = whole_days(self._kept.reference.hours)
+        return Detector(Reference(tuple(days)), self._terms) if len(days) >= _WHOLE_DAYS else None
+
+    def _tell(self, state: State, reasons: list[Reason], at_ms: int) -> None:
+        self._kept = replace(self._kept, standing=self.standing.told(state, reasons, at_ms))
 
     def _hour(self, hour: Window, at_ms: int) -> None:
-        if not (hour.synchronised or self._terms.trust_clock):
+        terms = self._terms
+        if not (hour.synchronised or terms.trust_clock):
             detail = "the clock is not known to be right, so what is usual now is not known"
-            self._say_insufficient("clock", detail, at_ms)
-        elif self._detector is not None and hour.n_effective >= self._terms.least_effective:
-            self._decide(self._detector, hour, at_ms)
-        elif self._detector is None and hour.tally.sampled >= self._terms.least_effective:
+            self._tell("insufficient", [Reason("clock", detail)], at_ms)
+            return
+        if self._detector is not None:
+            self._day(self._days.add(hour), at_ms)
+        if self._detector is not None and hour.n_effective >= terms.least_effective:
+            usual = self._usual(time_of_day(hour)) or Tally()
+            decision = self._detector.decide(hour, self._kept.memory)
+            self._kept = replace(self._kept, memory=decision.memory)
+            self._decided(decision, hour.tally, usual, at_ms)
+        elif self._detector is None and hour.tally.sampled >= terms.least_effective:
             # However few independent ones: the fast path asks only what is usual.
             self._warm(hour, at_ms)
-        else:
+        elif not self._by_day:
             detail = (
                 f"{hour.tally.sampled} samples of an hour are worth {hour.n_effective:.0f}"
-                f" independent ones, {self._terms.least_effective:.0f} are needed"
+                f" independent ones, {terms.least_effective:.0f} are needed"
             )
-            self._say_insufficient("samples", detail, at_ms)
+            self._tell("insufficient", [Reason("samples", detail)], at_ms)
+
+    def _day(self, hours: list[Window], at_ms: int) -> None:
+        """Judge a day that has ended, where most of its hours could not be judged."""
+        if not hours:
+            return
+        least = self._terms.least_effective
+        few = 2 * sum(hour.n_effective < least for hour in hours) > len(hours)
+        days = [one for one in whole_days(hours) if few and one.n_effective >= least]
+        self._by_day = self._daily is not None and bool(days)
+        if self._daily is not None and days:
+            decision = self._daily.decide(days[0], self._kept.daily)
+            self._kept = replace(self._kept, daily=decision.memory)
+            usual = add(hour.tally for hour in self._kept.reference.hours)
+            self._decided(decision, days[0].tally, usual, at_ms)
 
     def _warm(self, hour: Window, at_ms: int) -> None:
         reference = self._kept.reference.with_hour(hour)
-        self._keep(reference=reference)
+        self._kept = replace(self._kept, reference=reference)
         self._usuals.clear()
         self._detector = self._ready()
+        self._daily = self._ready_by_day()
         if self._detector is not None:
-            self._keep(standing=self.standing.told("ok", (), at_ms))
+            self._tell("ok", [], at_ms)
         else:
             reason = Reason("warm_up", f"the reference has {reference.missing(self._warm_up)}")
-            self._keep(standing=self.standing.told("warming", [reason], at_ms))
+            self._tell("warming", [reason], at_ms)
 
-    def _decide(self, detector: Detector, hour: Window, at_ms: int) -> None:
-        decision = detector.decide(hour, self._kept.memory)
-        usual = self._usual(time_of_day(hour)) or Tally()
-        reasons = [Reason(s, explain(s, hour.tally, usual)) for s in decision.suspects]
-        standing = self.standing.told(decision.state, reasons, at_ms)
-        self._keep(memory=decision.memory, standing=standing)
+    def _decided(self, decision: Decision, tally: Tally, usual: Tally, at_ms: int) -> None:
+        reasons = [Reason(s, explain(s, tally, usual)) for s in decision.suspects]
+        self._tell(decision.state, reasons, at_ms)
         self.decision = decision
-
-    def _keep(
-        self,
-        *,
-        reference: Reference | None = None,
-        memory: Memory | None = None,
-        standing: Standing | None = None,
-    ) -> None:
-        before = self._kept
-        self._kept = Kept(
-            before.reference if reference is None else reference,
-            before.memory if memory is None else memory,
-            before.standing if standing is None else standing,
-        )
