@@ -114,14 +114,18 @@ class Decision:
 
 
 class Detector:
-    """Judges hours against one complete reference.
+    """Judges hours, or days in their place, against one complete reference.
 
     Args:
         reference: of at least two days.
         terms: when an hour is far.
+        least_scale: of what is usual; days, of which a reference has few, need a larger one, as
+            the spread of some of ten signals then comes out small by chance.
     """
 
-    def __init__(self, reference: Reference, terms: Terms) -> None:
+    def __init__(
+        self, reference: Reference, terms: Terms, least_scale: float = _LEAST_SCALE
+    ) -> None:
         self._terms = terms
         self._classes = reference.named_classes()
         self._hour = np.array([time_of_day(hour) for hour in reference.hours])
@@ -135,7 +139,7 @@ class Detector:
         # The upper half tells how far chance goes; the lower half may be cut off by the smoothing.
         above = np.maximum(residual, 0.0)
         count = np.maximum((residual > 0.0).sum(axis=0), 1)
-        self._scale = np.maximum(np.sqrt((above**2).sum(axis=0) / count), _LEAST_SCALE)
+        self._scale = np.maximum(np.sqrt((above**2).sum(axis=0) / count), least_scale)
 
     def decide(self, hour: Window, memory: Memory) -> Decision:
         """Judge an hour.

@@ -26,6 +26,8 @@ _DAYS = 2
 _WHOLE_DAYS = 4
 """Of a reference, before days are compared."""
 
+_LEAST_DAY_SCALE = 0.3
+
 _HOUR_MS = 3_600_000
 
 
@@ -159,7 +161,9 @@ class Watch:
         if self._detector is None:
             return None
         days = whole_days(self._kept.reference.hours)
-        return Detector(Reference(tuple(days)), self._terms) if len(days) >= _WHOLE_DAYS else None
+        if len(days) < _WHOLE_DAYS:
+            return None
+        return Detector(Reference(tuple(days)), self._terms, _LEAST_DAY_SCALE)
 
     def _tell(self, state: State, reasons: list[Reason], at_ms: int) -> None:
         self._kept = replace(self._kept, standing=self.standing.told(state, reasons, at_ms))
