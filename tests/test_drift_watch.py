@@ -106,6 +106,22 @@ def test_two_bad_minutes_are_an_alarm_and_one_is_none() -> None:
     assert watch.standing.reasons[0].kind == "black"
 
 
+def test_as_dark_as_it_usually_is_some_hours_later_is_no_alarm() -> None:
+    """Night begins at 18."""
+    watch = warm()
+    dark = night(0)
+    minutes = {
+        at: [
+            watch.minute(tally(RNG, 30, dark), MONDAY_MS + (168 + at) * HOUR_MS + n * 60_000).state
+            for n in range(3)
+        ]
+        for at in (16, 11)
+    }
+
+    assert minutes[16] == ["ok"] * 3
+    assert minutes[11][-1] == "drift"
+
+
 def test_while_it_warms_up_a_bad_picture_is_a_warning() -> None:
     watch = Watch(SUBJECT)
     for one in WEEK[:20]:

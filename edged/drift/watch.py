@@ -23,6 +23,10 @@ _MINUTES = 2
 _DAYS = 2
 """Of a reference, before the fast path says anything."""
 
+_USUAL_HOURS = 3
+"""Before and after, that are the same time of day for the fast path: a lamp that comes on late
+leaves it as dark as it usually is some hours later."""
+
 _WHOLE_DAYS = 4
 """Of a reference, before days are compared."""
 
@@ -149,7 +153,7 @@ class Watch:
         reference = self._kept.reference
         # A single day knows no other dusk.
         if hour_of_day not in self._usuals and reference.days >= _DAYS:
-            self._usuals[hour_of_day] = reference.usual(hour_of_day)
+            self._usuals[hour_of_day] = reference.usual(hour_of_day, _USUAL_HOURS)
         return self._usuals.get(hour_of_day)
 
     def _ready(self) -> Detector | None:
@@ -177,7 +181,7 @@ class Watch:
         if self._detector is not None:
             self._day(self._days.add(hour), at_ms)
         if self._detector is not None and hour.n_effective >= terms.least_effective:
-            usual = self._usual(time_of_day(hour)) or Tally()
+            usual = self._kept.reference.usual(time_of_day(hour)) or Tally()
             decision = self._detector.decide(hour, self._kept.memory)
             self._kept = replace(self._kept, memory=decision.memory)
             self._decided(decision, hour.tally, usual, at_ms)

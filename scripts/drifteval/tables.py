@@ -55,10 +55,10 @@ def false_alarms(found: Sequence[trials.Found]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for days in (CLEAN, *CONTROLS):
         count = sum(one.minute_alarms[days] for one in found)
-        exposure = len(found) * trials.MINUTE_DAYS / 30
+        exposure = len(found) * trials.minute_days(days) / 30
         low, high = intervals.rate(count, exposure)
         yield (
-            f"| {days} | {len(found) * trials.MINUTE_DAYS} | {count} |"
+            f"| {days} | {len(found) * trials.minute_days(days)} | {count} |"
             f" {count / exposure:.2f} ({low:.2f} to {high:.2f}) |"
         )
 

@@ -28,7 +28,11 @@ from edged.drift.state import Standing
 from edged.drift.watch import Kept, Watch
 from edged.drift.window import Window
 
-WEEK_DAYS, CLEAN_DAYS, CONTROL_DAYS, MINUTE_DAYS = 7, 20, 10, 1
+WEEK_DAYS, CLEAN_DAYS, CONTROL_DAYS = 7, 20, 10
+MINUTE_DAYS = {CLEAN: 3, LAMP: 10}
+"""Days that the fast path watches, of each kind; of others OTHER_MINUTE_DAYS."""
+
+OTHER_MINUTE_DAYS = 2
 OTHER_WEEKS = frozenset({LAMP, WEEKDAYS})
 """Controls whose reference differs from that of clean days as well."""
 
@@ -92,6 +96,11 @@ def delay(detector: Detector, stream: list[Window], onset_hour: int) -> tuple[in
     return None, ""
 
 
+def minute_days(days: str) -> int:
+    """Return how many days of a kind the fast path watches."""
+    return MINUTE_DAYS.get(days, OTHER_MINUTE_DAYS)
+
+
 def _watch(reference: Reference, terms: Terms | None = None) -> Watch:
     assert reference.subject is not None
     return Watch(reference.subject, terms, kept=Kept(reference, standing=Standing("ok")))
@@ -142,7 +151,7 @@ def run(pool: Pool, number: int) -> Found:
             effective = np.array([hour.n_effective for hour in seen])
             found.insufficient = float((effective < Terms().least_effective).mean())
             found.effective = float(np.median(effective))
-        part = replace(stream, samples=stream.samples[: MINUTE_DAYS * DAY_SAMPLES])
+        part = replace(stream, samples=stream.samples[: minute_days(days) * DAY_SAMPLES])
         found.minute_alarms[days] = minute_alarms(its, windows(pool, part, MINUTE_SAMPLES))
     rng = np.random.default_rng((3, number))
     for kind, severity in (*CELLS, ("freeze", 5)):
