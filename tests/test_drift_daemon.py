@@ -56,7 +56,7 @@ def test_windows_leave_and_stay(
     wait_for("windows", lambda: len(subscriber.of(WINDOW)) >= 4)
     wait_for("a state", lambda: subscriber.of(STATE))
 
-    payloads = subscriber.of(WINDOW)
+    payloads = list(subscriber.of(WINDOW))
     windows = [parse_window(payload) for payload in payloads]
     for payload in payloads:
         jsonschema.validate(orjson.loads(payload), SCHEMA)

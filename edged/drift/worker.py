@@ -51,6 +51,10 @@ class Judge(Protocol):
     def standing(self, camera: str) -> Standing:
         """Return what `drift/<camera>/state` says, as JSON can carry it, without the schema."""
 
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with the disk, or None."""
+
 
 class Voice(Protocol):
     """Tells the broker. None of it waits for the network."""
@@ -102,10 +106,16 @@ class DriftWorker:
         self._obeyed: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
         self._answered_s = float("-inf")
         self._missed = self._missed_told = 0
+        self._unkept: Trouble | None = None
+        self._untold = ""  # why the last window could not be published
         self.counts: Counter[str] = Counter()
-        self.trouble: Trouble | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with the disk, or None. From any thread."""
+        return self._unkept or self._judge.trouble
 
     def start(self) -> None:
         """Start the thread."""
@@ -213,11 +223,7 @@ class DriftWorker:
         self._keep(window)
         with self._lock:
             self._judge.window(window)
-        try:
-            self._voice.window(window)
-        except StoreError as error:
-            self.counts["untold"] += 1
-            log.warning("%s (%s)", error.explain(), error.reason)
+        self._publish(window)
         self._tell()
 
     def _keep(self, window: Window) -> None:
@@ -226,13 +232,26 @@ class DriftWorker:
         except StoreError as error:
             self.counts["unkept"] += 1
             self._unwell(error)
-        else:
-            self.trouble = None
+            return
+        if self._unkept is not None:
+            log.info("drift: windows are kept again")
+        self._unkept = None
 
     def _unwell(self, error: StoreError) -> None:
-        if self.trouble is None or self.trouble.reason != error.reason:
+        if self._unkept is None or self._unkept.reason != error.reason:
             log.error("drift: windows are not kept: %s (%s)", error.explain(), error.reason)
-        self.trouble = Trouble.of(error)
+        self._unkept = Trouble.of(error)
+
+    def _publish(self, window: Window) -> None:
+        try:
+            self._voice.window(window)
+        except StoreError as error:
+            self.counts["untold"] += 1
+            if error.reason != self._untold:
+                log.warning("drift: %s (%s)", error.explain(), error.reason)
+            self._untold = error.reason
+        else:
+            self._untold = ""
 
     def _tell(self) -> None:
         for camera in self._cameras:
