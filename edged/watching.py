@@ -18,7 +18,7 @@ from edged.drift.ring import Ring
 from edged.drift.sampling import Sampling
 from edged.drift.voice import MqttDriftVoice
 from edged.drift.worker import DriftWorker
-from edged.errors import ControlError
+from edged.errors import ControlError, Trouble
 from edged.models.files import Files
 from edged.mqtt.client import Session
 from edged.mqtt.messages import Topics
@@ -122,6 +122,11 @@ class Watching:
                 "drift_off", "drift is not recorded.", advice="Set enabled under [drift]."
             )
         return self.worker
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with what is kept on the disk, or None."""
+        return None if self.worker is None else self.worker.trouble
 
     def start(self) -> None:
         """Start the thread; without one, take what an earlier one said off the broker."""

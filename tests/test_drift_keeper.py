@@ -260,7 +260,9 @@ def test_a_damaged_page_costs_the_standing_and_no_reference(
 
     assert caplog.text.count("begins anew") == 1
     assert path.with_name("front.standing.damaged").read_bytes() == damaged
-    assert (state_of(after), after.trouble) == ("ok", None)
+    assert state_of(after) == "ok"
+    assert after.trouble is not None
+    assert after.trouble.reason == "drift_state_damaged"
     assert after.standing("front")["reference"]["hours"] == 8
     assert began(hours_of(tmp_path, OTHER)) == [HOURS[10].began_ms]
     caplog.clear()

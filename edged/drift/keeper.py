@@ -80,9 +80,8 @@ class Keeper:
 
     @property
     def trouble(self) -> Trouble | None:
-        """What is wrong with the disk now, or None."""
-        found = (camera.trouble for camera in self._cameras.values())
-        return next((trouble for trouble in found if trouble is not None), None)
+        """What is wrong with the disk now; else what was found damaged; else None."""
+        return next(iter(self._troubles()), self._shelf.damage)
 
     def window(self, window: Window) -> None:
         """Take a window that has ended; those of a model on trial say nothing of the camera."""
@@ -139,9 +138,13 @@ class Keeper:
 
         self._minding(self._cameras[subject.camera], judged)
 
+    def _troubles(self) -> list[Trouble]:
+        found = (camera.trouble for camera in self._cameras.values())
+        return [trouble for trouble in found if trouble is not None]
+
     def _minding(self, camera: _Camera, act: Callable[[_Camera], None]) -> None:
         """Do what needs the disk; its trouble is said when it comes and when it goes."""
-        before = {one.trouble.reason for one in self._cameras.values() if one.trouble is not None}
+        before = {trouble.reason for trouble in self._troubles()}
         try:
             act(camera)
         except StoreError as error:
@@ -150,7 +153,7 @@ class Keeper:
             camera.trouble = Trouble.of(error)
             return
         camera.trouble = None
-        if before and self.trouble is None:
+        if before and not self._troubles():
             log.info("drift: the disk is in order again")
 
     def _look_up(self, camera: _Camera) -> None:

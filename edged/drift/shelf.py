@@ -21,7 +21,7 @@ from edged.drift.keeping import (
 )
 from edged.drift.reference import Reference
 from edged.drift.ring import DIRECTORY
-from edged.errors import DriftError
+from edged.errors import DriftError, Trouble
 from edged.models.files import Files, storing, twice
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,15 @@ class Shelf:
     Args:
         state_dir: of the device.
         files: the file system.
+
+    Attributes:
+        damage: that was found last; None for none.
     """
 
     def __init__(self, state_dir: Path, files: Files) -> None:
         self._directory = state_dir / DIRECTORY
         self._files = files
+        self.damage: Trouble | None = None
 
     def page(self, camera: str) -> Page | None:
         """Return what is known of a camera; None where nothing is.
@@ -55,7 +59,7 @@ class Shelf:
         try:
             return parse_page(data)
         except DriftError as error:
-            log.error("%s: %s; the camera's drift state begins anew.", path, error)
+            self._found(f"{path}: {error}; the camera's drift state begins anew.")
             with storing(f"cannot set {path} aside"):
                 self._files.rename(path, _aside(path))
                 self._files.fsync_dir(self._directory)
@@ -73,7 +77,7 @@ class Shelf:
             return Reference()
         reference, whole = _hours(data, digest)
         if not whole:
-            log.error("%s is damaged: %d hours of it are kept.", path, len(reference.hours))
+            self._found(f"{path} is damaged: {len(reference.hours)} hours of it are kept.")
             with storing(f"cannot set {path} aside"):
                 self._files.write_atomic(_aside(path), data)
                 self._files.write_atomic(path, encode_reference(reference))
@@ -123,6 +127,10 @@ class Shelf:
         with storing(f"cannot remove {path}"):
             self._files.remove_tree(_aside(path))
             self._files.remove_atomic(path)
+
+    def _found(self, words: str) -> None:
+        log.error(words)
+        self.damage = Trouble("drift_state_damaged", words)
 
     def _page_path(self, camera: str) -> Path:
         return self._directory / f"{camera}.standing"

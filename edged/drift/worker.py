@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
@@ -53,18 +53,14 @@ class Judge(Protocol):
 
     @property
     def trouble(self) -> Trouble | None:
-        """What is wrong with the disk, or None."""
+        """What is wrong with the disk; else what was found damaged on it; else None."""
 
 
 class Voice(Protocol):
     """Tells the broker. None of it waits for the network."""
 
-    def window(self, window: Window) -> bool:
-        """Publish a window; return whether it cannot get lost any more.
-
-        Raises:
-            StoreError: `outbox_too_small`.
-        """
+    def window(self, window: Window) -> None:
+        """Publish a window."""
 
     def standing(self, camera: str, standing: Mapping[str, object]) -> None:
         """Publish a camera's state."""
@@ -107,15 +103,13 @@ class DriftWorker:
         self._answered_s = float("-inf")
         self._missed = self._missed_told = 0
         self._unkept: Trouble | None = None
-        self._untold = ""  # why the last window could not be published
-        self.counts: Counter[str] = Counter()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
 
     @property
     def trouble(self) -> Trouble | None:
-        """What is wrong with the disk, or None. From any thread."""
-        return self._unkept or self._judge.trouble
+        """What is wrong with the disk; else what was found damaged on it. From any thread."""
+        return self._unkept or self._judge.trouble or self._ring.damage
 
     def start(self) -> None:
         """Start the thread."""
@@ -219,18 +213,16 @@ class DriftWorker:
         if self._missed != self._missed_told:
             missed, self._missed_told = self._missed - self._missed_told, self._missed
             log.warning("drift: %d inferences were left out, as they came too fast", missed)
-        self.counts["windows"] += 1
         self._keep(window)
         with self._lock:
             self._judge.window(window)
-        self._publish(window)
+        self._voice.window(window)
         self._tell()
 
     def _keep(self, window: Window) -> None:
         try:
             self._ring.append(window)
         except StoreError as error:
-            self.counts["unkept"] += 1
             self._unwell(error)
             return
         if self._unkept is not None:
@@ -241,17 +233,6 @@ class DriftWorker:
         if self._unkept is None or self._unkept.reason != error.reason:
             log.error("drift: windows are not kept: %s (%s)", error.explain(), error.reason)
         self._unkept = Trouble.of(error)
-
-    def _publish(self, window: Window) -> None:
-        try:
-            self._voice.window(window)
-        except StoreError as error:
-            self.counts["untold"] += 1
-            if error.reason != self._untold:
-                log.warning("drift: %s (%s)", error.explain(), error.reason)
-            self._untold = error.reason
-        else:
-            self._untold = ""
 
     def _tell(self) -> None:
         for camera in self._cameras:
