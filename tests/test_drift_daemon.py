@@ -192,6 +192,7 @@ fps = 60
 [drift]
 sample_period_s = 0.02
 window_s = 1
+trust_clock = true
 """
 
 

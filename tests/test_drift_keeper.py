@@ -19,6 +19,7 @@ from sim.files import PowerCutError, WatchedFiles, aftermath, each_sync_forgotte
 from edged.drift.detector import Terms
 from edged.drift.keeper import Keeper
 from edged.drift.keeping import digest_of, encode_reference
+from edged.drift.recorder import Minute
 from edged.drift.reference import Reference, WarmUp
 from edged.drift.shelf import MOST_REFERENCES, Shelf
 from edged.drift.window import Subject, Window
@@ -32,7 +33,7 @@ RNG = np.random.default_rng(4)
 HOURS = [hour(6 * n, tally(RNG, 200)) for n in range(40)]
 BAD = [hour(6 * n, tally(RNG, 200, {"luma": (230.0, 5.0)})) for n in range(40)]
 OTHER = replace(SUBJECT, version="2.0.0", sha256="1" * 64)
-LATE_MS = MONDAY_MS + 400 * 3_600_000
+LATE_MS = MONDAY_MS + 402 * 3_600_000
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +147,52 @@ def test_a_camera_that_has_never_shown_anything_obeys_nothing(tmp_path: Path) ->
     with pytest.raises(DriftError) as caught:
         keeper(tmp_path).obey("front", "acknowledge", LATE_MS)
     assert caught.value.reason == "nothing_recorded"
+
+
+# The clock
+
+DARK = {"luma": (3.0, 1.0), "contrast": (1.5, 0.5), "sharpness": (0.0, 0.5)}
+
+
+def unknown(windows: Iterable[Window]) -> list[Window]:
+    return [replace(window, synchronised=False) for window in windows]
+
+
+def black_minutes(one: Keeper, *, synchronised: bool) -> str:
+    for n in range(3):
+        one.minute(Minute(SUBJECT, tally(RNG, 30, DARK), LATE_MS + n * 60_000, synchronised))
+    return state_of(one)
+
+
+def test_a_clock_that_nothing_synchronises_decides_nothing_and_says_which_key_to_set(
+    tmp_path: Path,
+) -> None:
+    fresh = fed(tmp_path / "fresh", unknown(HOURS[:12]))
+    told = fresh.standing("front")
+    assert (told["state"], told["reference"]["hours"]) == ("insufficient", 0)
+    assert "trust_clock = true under [drift]" in told["reasons"][0]["detail"]
+    assert state_of(keeper(tmp_path / "fresh")) == "insufficient"
+
+    known = fed(tmp_path / "known", HOURS[:10])
+    assert black_minutes(known, synchronised=False) == "ok"
+    for window in unknown(BAD[12:16]):
+        known.window(window)
+    assert state_of(known) == "insufficient"
+    assert black_minutes(known, synchronised=True) == "drift"
+
+
+def test_a_clock_that_a_person_trusts_is_as_good_as_one_that_is_synchronised(
+    tmp_path: Path,
+) -> None:
+    one = Keeper(tmp_path, Files(), ("front",), replace(PATIENT, trust_clock=True), WARM)
+    for window in unknown(HOURS[:10]):
+        one.window(window)
+    assert state_of(one) == "ok"
+    assert black_minutes(one, synchronised=False) == "drift"
+    one.obey("front", "acknowledge", LATE_MS)
+    for window in unknown(BAD[12:16]):
+        one.window(window)
+    assert state_of(one) == "drift"
 
 
 # Who is watched
@@ -328,7 +375,7 @@ def test_a_reference_that_has_lost_hours_is_not_ok_before_the_next_hour(tmp_path
     path = reference_path(tmp_path)
     path.write_bytes(path.read_bytes()[:-2000])
     after = keeper(tmp_path)
-    after.minute(SUBJECT, tally(RNG, 5), LATE_MS)
+    after.minute(Minute(SUBJECT, tally(RNG, 5), LATE_MS, synchronised=True))
     assert state_of(after) == "warming"
 
 
@@ -358,7 +405,7 @@ def test_hours_that_completed_it_before_the_power_went_are_told(tmp_path: Path) 
     fed(tmp_path, HOURS[7:8])
     page_path(tmp_path).write_bytes(page)  # the reference was written, the page was not
     after = keeper(tmp_path)
-    after.minute(SUBJECT, tally(RNG, 5), LATE_MS)
+    after.minute(Minute(SUBJECT, tally(RNG, 5), LATE_MS, synchronised=True))
     assert state_of(after) == "ok"
 
 
@@ -548,6 +595,7 @@ def test_a_power_cut_at_any_moment_loses_no_hour_that_was_safe(tmp_path: Path, c
     assert count > 30
 
 
+@pytest.mark.slow
 def test_every_fsync_is_needed(tmp_path: Path, caplog) -> None:
     life, number, tried = Life(tmp_path / "home"), 0, 0
     for step, steps in each_sync_forgotten(life.files.steps):

@@ -15,11 +15,12 @@ from pathlib import Path
 from edged.drift.commands import Action
 from edged.drift.detector import FRESH, Terms
 from edged.drift.keeping import Page, digest_of
+from edged.drift.recorder import Minute
 from edged.drift.reference import WarmUp
 from edged.drift.shelf import MOST_REFERENCES, Shelf
 from edged.drift.state import Reason, Standing, State
 from edged.drift.watch import Kept, Watch
-from edged.drift.window import Subject, Tally, Window
+from edged.drift.window import Subject, Window
 from edged.errors import DriftError, StoreError, Trouble
 from edged.models.files import Files
 
@@ -88,9 +89,17 @@ class Keeper:
         if not window.trial:
             self._judge(window.subject, window.began_ms, lambda watch: watch.window(window))
 
-    def minute(self, subject: Subject, tally: Tally, at_ms: int) -> None:
-        """Take what was counted since the last call: the fast path."""
-        self._judge(subject, at_ms, lambda watch: watch.minute(tally, at_ms))
+    def minute(self, minute: Minute) -> None:
+        """Take what was counted since the last call: the fast path.
+
+        With a clock that is not known to be right nobody knows what is usual now.
+        """
+        at_ms, known = minute.at_ms, minute.synchronised or self._terms.trust_clock
+
+        def judged(watch: Watch) -> Standing:
+            return watch.minute(minute.tally, at_ms) if known else watch.standing
+
+        self._judge(minute.subject, at_ms, judged)
 
     def obey(self, camera: str, action: Action, at_ms: int) -> None:
         """Acknowledge an alarm, or begin a new reference.

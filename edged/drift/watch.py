@@ -152,7 +152,10 @@ class Watch:
 
     def _hour(self, hour: Window, at_ms: int) -> None:
         if not (hour.synchronised or self._terms.trust_clock):
-            detail = "the clock is not known to be right, so what is usual now is not known"
+            detail = (
+                "the clock is not known to be right, so what is usual now is not known; where it is"
+                " right though nothing synchronises it, set trust_clock = true under [drift]"
+            )
             self._say_insufficient("clock", detail, at_ms)
         elif hour.n_effective < self._terms.least_effective:
             detail = (

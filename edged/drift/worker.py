@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from edged.drift.commands import Action, CommandInbox, parse_command
-from edged.drift.recorder import Ended, Pair, Recorder, Seen
+from edged.drift.recorder import Ended, Minute, Pair, Recorder, Seen
 from edged.drift.ring import Ring
-from edged.drift.window import Subject, Tally, Window
+from edged.drift.window import Window
 from edged.errors import ControlError, EdgedError, MessageError, StoreError, Trouble
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,8 @@ class Judge(Protocol):
     def window(self, window: Window) -> None:
         """Take a window that has ended."""
 
-    def minute(self, subject: Subject, tally: Tally, at_ms: int) -> None:
-        """Take what was counted since the last call: the fast path.
-
-        Args:
-            subject: whose.
-            tally: of a minute or so.
-            at_ms: Unix time in ms at its end.
-        """
+    def minute(self, minute: Minute) -> None:
+        """Take what was counted since the last call: the fast path."""
 
     def obey(self, camera: str, action: Action, at_ms: int) -> None:
         """Acknowledge an alarm, or begin a new reference."""
@@ -187,7 +181,7 @@ class DriftWorker:
             item = self._next(0.0)
         for minute in self._recorder.minutes():
             with self._lock:
-                self._judge.minute(minute.subject, minute.tally, minute.at_ms)
+                self._judge.minute(minute)
             self._tell()
         for ended in self._recorder.due():
             self._ended(ended)
