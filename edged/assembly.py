@@ -276,6 +276,7 @@ class Assembly:
             self._last_stop,
             spool=session.spool_trouble,
             updates=self.updates.trouble,
+            drift=self.watching.trouble,
             journals=self.updates.troubles,
         )
 

@@ -211,6 +211,11 @@ class DriftConfig:
     enabled: bool = True
     sample_period_s: Annotated[float, Field(ge=0.01, le=3600)] = 2.0
     window_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
+    warm_up_days: Annotated[int, Field(ge=2, le=28)] = 7
+    patience: Annotated[float, Field(ge=0.5, le=10)] = 1.0
+    trust_clock: bool = False
+    keep_days: Annotated[int, Field(ge=1, le=365)] = 30
+    keep_bytes: Annotated[int, Field(ge=1_000_000, le=1_000_000_000)] = 20_000_000
 
 
 @dataclass(frozen=True, config=_STRICT)

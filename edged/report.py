@@ -75,6 +75,7 @@ def device_info(
     *,
     spool: Trouble | None,
     updates: Trouble | None,
+    drift: Trouble | None,
     journals: Mapping[str, Trouble],
 ) -> DeviceInfo:
     """Describe the device: what it is, what it sees with, what it runs.
@@ -86,6 +87,7 @@ def device_info(
         last_stop: why the run before stopped.
         spool: what is wrong with the outbox on disk.
         updates: what is wrong with updates over the air.
+        drift: what is wrong with what drift keeps on the disk.
         journals: what was wrong with journals at the start, by model.
     """
     return DeviceInfo(
@@ -114,6 +116,7 @@ def device_info(
         last_stop=last_stop,
         outbox=_part(spool),
         updates=_part(updates),
+        drift=_part(drift),
     )
 
 

@@ -38,6 +38,9 @@ def status_lines(answer: Answer, width: int) -> list[str]:
     if updates:
         about = "" if updates.startswith("updates") else "updates: "
         lines += _wrapped(about + updates, width)
+    drift = _why(_part(answer, "drift")).removeprefix(": ")
+    if drift:
+        lines += _wrapped(f"drift: {drift}", width)
     lines += _wrapped(f"runtime {_text(versions, 'runtime')}; {_stopped(answer)}", width)
     cameras, models = _parts(answer, "cameras"), _parts(answer, "models")
     lines += ["", *_camera_lines(cameras, width), "", *_running_lines(models, width)]

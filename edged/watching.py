@@ -6,19 +6,22 @@ import hashlib
 import random
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from edged.board import clock_synchronised
-from edged.config import CameraConfig, Config
+from edged.config import CameraConfig, Config, DriftConfig
 from edged.drift.autocorrelation import tau
 from edged.drift.commands import CommandInbox
+from edged.drift.detector import Terms
 from edged.drift.keeper import Keeper
 from edged.drift.recorder import Instant, Recorder, Traffic
+from edged.drift.reference import WarmUp
 from edged.drift.ring import Ring
 from edged.drift.sampling import Sampling
 from edged.drift.voice import MqttDriftVoice
 from edged.drift.worker import DriftWorker
-from edged.errors import ControlError
+from edged.errors import ControlError, Trouble
 from edged.models.files import Files
 from edged.mqtt.client import Session
 from edged.mqtt.messages import Topics
@@ -46,6 +49,17 @@ def view_of(camera: CameraConfig) -> str:
     """Return the digest of what a camera is configured to show; not of its password."""
     shown = (redacted(camera.source), camera.rotate, camera.width, camera.height)
     return hashlib.sha256(repr(shown).encode()).hexdigest()[:8]
+
+
+def terms_of(config: DriftConfig) -> Terms:
+    """Return when an hour is far."""
+    usual = Terms()
+    return replace(usual, limit=usual.limit * config.patience, trust_clock=config.trust_clock)
+
+
+def warm_up_of(config: DriftConfig) -> WarmUp:
+    """Return what makes a reference complete."""
+    return WarmUp(hours=24 * config.warm_up_days, days=config.warm_up_days)
 
 
 class Watching:
@@ -97,12 +111,15 @@ class Watching:
             synchronised=lambda: clock_synchronised() is True,
             tau=tau,
         )
-        ring = Ring(Path(config.state_dir), Files())
+        state_dir, files, drift = Path(config.state_dir), Files(), config.drift
+        ring = Ring(
+            state_dir, files, kept_s=drift.keep_days * 86_400.0, kept_bytes=drift.keep_bytes
+        )
         self.worker = DriftWorker(
             self._cameras,
             recorder,
             ring,
-            Keeper(Path(config.state_dir), Files(), tuple(self._cameras)),
+            Keeper(state_dir, files, tuple(self._cameras), terms_of(drift), warm_up_of(drift)),
             self._voice,
             inbox=inbox,
             unix_ms=_unix_ms,
@@ -122,6 +139,11 @@ class Watching:
                 "drift_off", "drift is not recorded.", advice="Set enabled under [drift]."
             )
         return self.worker
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with what is kept on the disk, or None."""
+        return None if self.worker is None else self.worker.trouble
 
     def start(self) -> None:
         """Start the thread; without one, take what an earlier one said off the broker."""

@@ -76,6 +76,11 @@ CASES: dict[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     (DRIFT, "enabled"): ([], False),
     (DRIFT, "sample_period_s"): ([("0", "out_of_range"), ("3601", "out_of_range")], 0.5),
     (DRIFT, "window_s"): ([("0.5", "out_of_range"), ("3601", "out_of_range")], 60),
+    (DRIFT, "warm_up_days"): ([("1", "out_of_range"), ("29", "out_of_range")], 2),
+    (DRIFT, "patience"): ([("0.4", "out_of_range"), ("11", "out_of_range")], 2),
+    (DRIFT, "trust_clock"): ([("1", "wrong_type")], True),
+    (DRIFT, "keep_days"): ([("0", "out_of_range"), ("366", "out_of_range")], 7),
+    (DRIFT, "keep_bytes"): ([("999999", "out_of_range"), ("1e6", "wrong_type")], 5_000_000),
     (MODEL, "name"): ([(n, "bad_format") for n in NAMES], None),
     (MODEL, "factory"): ([("''", "bad_format")], "/m.tflite"),
     (MODEL, "accelerator"): (

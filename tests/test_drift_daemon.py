@@ -56,7 +56,7 @@ def test_windows_leave_and_stay(
     wait_for("windows", lambda: len(subscriber.of(WINDOW)) >= 4)
     wait_for("a state", lambda: subscriber.of(STATE))
 
-    payloads = subscriber.of(WINDOW)
+    payloads = list(subscriber.of(WINDOW))
     windows = [parse_window(payload) for payload in payloads]
     for payload in payloads:
         jsonschema.validate(orjson.loads(payload), SCHEMA)
@@ -192,6 +192,7 @@ fps = 60
 [drift]
 sample_period_s = 0.02
 window_s = 1
+trust_clock = true
 """
 
 
@@ -271,3 +272,44 @@ def test_a_camera_that_goes_dark_is_told_in_minutes_and_acknowledged(
     wait_for("acknowledged by hand", lambda: state() == "ok")
     assert edged(device, "drift", "reset", "front").returncode == 0
     wait_for("warming", lambda: state() == "warming")
+
+
+def drift_told(subscriber: Subscriber) -> dict[str, str]:
+    """What `info` says of drift."""
+    said = subscriber.of(f"{P}/info")
+    return orjson.loads(said[-1])["drift"] if said else {}
+
+
+def test_a_full_disk_and_damage_are_told_and_nothing_recorded_is_lost(
+    broker: Broker, subscriber: Subscriber, make: Callable[..., Device], small_disk
+) -> None:
+    device = make(broker.port, BELT + QUICK)
+    device.state.symlink_to(small_disk.folder)
+    small_disk.fill()
+    device.start().wait_ready()
+    wait_for("said", lambda: drift_told(subscriber).get("reason") == "disk_full")
+    wait_for("windows all the same", lambda: len(subscriber.of(WINDOW)) >= 2)
+    said = edged(device, "status").stdout
+    assert "drift: cannot" in said
+    assert "(disk_full)" in said
+    assert device.log.count("windows are not kept") == 1
+    small_disk.empty()
+    wait_for("over", lambda: drift_told(subscriber)["reason"] == "")
+    wait_for("kept", lambda: len(list(read_windows(device.state, Files()))) >= 5)
+    assert device.log.count("windows are kept again") == 1
+    assert "drift:" not in edged(device, "status").stdout
+    device.kill()
+
+    before = list(read_windows(device.state, Files()))
+    segment = device.state / "drift" / "00000001.windows"
+    data = segment.read_bytes()
+    at = len(data) * 3 // 4
+    segment.write_bytes(data[:at] + b"\xff\xff\xff" + data[at + 3 :])
+    there = len(subscriber.of(WINDOW))
+    device.start()
+    wait_for("damage", lambda: drift_told(subscriber)["reason"] == "drift_state_damaged")
+    wait_for("goes on", lambda: len(subscriber.of(WINDOW)) > there)
+    assert segment.with_name("00000001.windows.damaged").exists()
+    kept = {(one.boot, one.seq) for one in read_windows(device.state, Files())}
+    assert (before[0].boot, before[0].seq) in kept
+    assert "windows of it are kept" in " ".join(edged(device, "status").stdout.split())

@@ -265,9 +265,11 @@ def test_minutes_are_counted_beside_the_windows() -> None:
     assert [one.tally.sampled for one in counted] == [30, 30]
     assert counted[0].at_ms == 1_763_683_200_000 + 60_000
     assert counted[0].subject == SUBJECT
+    assert counted[0].synchronised
+    world.synchronised = False
     world.pass_time(60)
     (last,) = world.recorder.minutes()
-    assert last.tally.inferred == 30
+    assert (last.tally.inferred, last.synchronised) == (30, False)
     world.pass_time(100)
     (window,) = world.due()
     assert window.window.tally.inferred == 150

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.drift.hour import Hours, joined, time_of_day
-from edged.drift.reference import CLASSES, Reference, WarmUp, apart, counted
+from edged.drift.reference import CLASSES, MOST_HOURS, Reference, WarmUp, apart, counted
 from edged.drift.window import OTHER, Window
 from edged.errors import DriftError
 from tests.sim.drift import MONDAY_MS, SUBJECT, hour, tally, week, window
@@ -151,3 +151,12 @@ def test_a_class_never_seen_before_counts_with_the_rest() -> None:
     assert named == (3, 5)
     mix = counted(now, named)[CLASSES]
     assert mix.tolist() == [now.best[3], 0, now.best[99] + now.best[OTHER]]
+
+
+def test_a_clock_that_stands_still_makes_no_endless_reference() -> None:
+    same = week()[3]
+    reference = Reference()
+    for _ in range(MOST_HOURS + 3):
+        reference = reference.with_hour(same)
+    assert len(reference.hours) == MOST_HOURS
+    assert not reference.complete(WarmUp())

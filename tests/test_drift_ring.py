@@ -291,6 +291,38 @@ def test_a_full_disk_is_said_and_nothing_kept_is_lost(small_disk) -> None:
     assert seqs(small_disk.folder) == [*before, 200]
 
 
+class Bad(Files):
+    """A file system on which one file is on a bad block."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def read(self, path: Path) -> bytes:
+        if path.name == self._name:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return super().read(path)
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_a_bad_block_does_not_end_the_recording(tmp_path: Path, which: int, caplog) -> None:
+    filled(tmp_path, 30, segment_bytes=2_200)
+    name = files_of(tmp_path)[which]
+    data = (tmp_path / DIRECTORY / name).read_bytes()
+    files = Bad(name)
+
+    ring = Ring(tmp_path, files, segment_bytes=2_200, kept_s=5 * 300)
+    for seq in range(31, 40):
+        ring.append(window(seq))
+
+    assert ring.damage is not None
+    assert ring.damage.reason == "disk_failed"
+    assert caplog.text.count("disk_failed") == 1
+    assert (tmp_path / DIRECTORY / name).read_bytes() == data
+    found = [one.seq for one in read_windows(tmp_path, files)]
+    assert found[-9:] == list(range(31, 40))
+    assert len(list(read_windows(tmp_path, Files()))) > len(found)
+
+
 def test_killed_in_the_middle_of_a_write(tmp_path: Path) -> None:
     for step in range(12):
         state = tmp_path / f"{step}"

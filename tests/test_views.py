@@ -122,6 +122,14 @@ def test_what_ails_updates_and_journals_is_said() -> None:
     assert not [line for line in status_lines(STATUS, 100) if line.startswith("updates")]
 
 
+def test_what_ails_drift_is_said() -> None:
+    full = {"reason": "disk_full", "detail": "cannot keep a window"}
+    said = status_lines({**STATUS, "drift": full}, 100)
+
+    assert "drift: cannot keep a window (disk_full)" in said
+    assert not [line for line in status_lines(STATUS, 100) if line.startswith("drift")]
+
+
 def test_what_is_coming_is_said() -> None:
     coming = {
         "model": "birds",

@@ -11,7 +11,7 @@ import orjson
 from edged.drift.detector import Memory
 from edged.drift.records import encode_window, parse_window
 from edged.drift.reference import Reference
-from edged.drift.segment import pack, unpack
+from edged.drift.segment import MAGIC, pack, unpack
 from edged.drift.state import Reason, Standing, State
 from edged.drift.window import Subject
 from edged.errors import DriftError
@@ -93,7 +93,7 @@ def parse_reference(data: bytes) -> tuple[Reference, bool]:
         DriftError: `reference_mixed`.
     """
     contents = unpack(data)
-    hours, whole = [], not contents.torn and not contents.damaged
+    hours, whole = [], data.startswith(MAGIC) and not contents.torn and not contents.damaged
     for line in contents.lines:
         try:
             hours.append(parse_window(line))

@@ -96,11 +96,13 @@ class Minute:
         subject: whose.
         tally: of the time; its frames are not counted.
         at_ms: Unix time in ms at its end.
+        synchronised: whether the clock was known to be right.
     """
 
     subject: Subject
     tally: Tally
     at_ms: int
+    synchronised: bool
 
 
 @dataclass(slots=True)
@@ -127,7 +129,8 @@ class Recorder:
         minute_s: how long a minute lasts.
         traffic: returns the counters of a camera.
         now: the clocks.
-        synchronised: whether the wall clock is known to be right; asked at the end of windows.
+        synchronised: whether the wall clock is known to be right; asked at the end of windows and
+            minutes.
         tau: the autocorrelation time of a course of scores, in samples.
     """
 
@@ -199,7 +202,7 @@ class Recorder:
             window.minute_mono_s = now.mono_s
             if not window.trial:
                 tally = folding.tally(frames=0, dropped=0, failed=0)
-                yield Minute(window.subject, tally, now.unix_ms)
+                yield Minute(window.subject, tally, now.unix_ms, self._synchronised())
 
     def due(self) -> Iterator[Ended]:
         """Yield the windows whose time is over; without a frame as well: that is worth knowing."""

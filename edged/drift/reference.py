@@ -23,6 +23,9 @@ CLASSES = "classes"
 """The mix of classes, beside the signals of `SCALES`: `TOP_CLASSES` of the reference, and the rest.
 """
 
+MOST_HOURS = 1000
+"""Of a reference; the longest warm-up takes 672."""
+
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
@@ -77,8 +80,12 @@ class Reference:
         return f"{len(self.hours)} of {warm_up.hours} hours, {self.days} of {warm_up.days} days"
 
     def with_hour(self, hour: Window) -> Reference:
-        """Return the reference with one more hour."""
-        return Reference((*self.hours, hour))
+        """Return the reference with one more hour.
+
+        With a clock that stands at the same day again and again it never is complete: the oldest
+        of very many go.
+        """
+        return Reference((*self.hours, hour)[-MOST_HOURS:])
 
     @property
     def digest(self) -> str:

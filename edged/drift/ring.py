@@ -18,7 +18,7 @@ from pathlib import Path
 from edged.drift.records import encode_window, parse_window
 from edged.drift.segment import MAGIC, Packer, pack, unpack
 from edged.drift.window import Window
-from edged.errors import DriftError, StoreError
+from edged.errors import DriftError, StoreError, Trouble
 from edged.models.files import Files, storing, twice
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,9 @@ class Ring:
         kept_s: recorded seconds of each camera that are kept.
         kept_bytes: most bytes in all.
         segment_bytes: from this size on a file is followed by the next.
+
+    Attributes:
+        damage: that was found last; None for none.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class Ring:
         self._kept_s, self._kept_bytes = kept_s, kept_bytes
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] | None = None
+        self._doubtful = False  # whether an append has left nobody knows what
         self._packer = Packer()
+        self.damage: Trouble | None = None
 
     def open(self) -> None:
         """Look at what is there, and mend it: a torn end is cut, a damaged file set aside.
@@ -90,12 +95,15 @@ class Ring:
         Raises:
             StoreError: the disk's own. `append` tries again.
         """
-        if self._segments is not None:
+        if self._segments is not None and not self._doubtful:
             return
+        known = self._segments or []
+        last = known[-1].number if known else 0
         with storing(f"cannot use {self._directory}"):
             self._files.make_dirs(self._directory)
-            found = [self._mended(number) for number in self._numbers()]
-        self._segments = [segment for segment in found if segment is not None]
+            found = [self._mended(number) for number in self._numbers() if number > last]
+        self._segments = known + [segment for segment in found if segment is not None]
+        self._doubtful = False
 
     def append(self, window: Window) -> None:
         """Keep a window; on return it is safe.
@@ -111,12 +119,12 @@ class Ring:
         try:
             with storing(f"cannot keep a window in {self._directory}"):
                 if segments and segments[-1].size_bytes < self._segment_bytes:
-                    self._grow(segments[-1], line)
+                    self._grow(segments, line)
                 else:
                     segments.append(self._begun(segments[-1].number + 1 if segments else 1, line))
         except StoreError:
             # Nobody knows what is on the disk now: the next one looks.
-            self._segments = None
+            self._doubtful = True
             self._packer.begin_anew()
             raise
         try:
@@ -125,13 +133,14 @@ class Ring:
         except StoreError as error:
             log.warning("%s (%s)", error.explain(), error.reason)
 
-    def _grow(self, segment: _Segment, line: bytes) -> None:
-        frame = self._packer.frame(line)
+    def _grow(self, segments: list[_Segment], line: bytes) -> None:
+        segment, frame = segments.pop(), self._packer.frame(line)
         path = self._directory / segment.name
         self._files.write_at(path, segment.size_bytes, frame)
         self._files.fsync(path)
         segment.size_bytes += len(frame)
         segment.holds(line)
+        segments.append(segment)
 
     def _begun(self, number: int, line: bytes) -> _Segment:
         self._packer.begin_anew()
@@ -157,7 +166,9 @@ class Ring:
         while len(segments) > 1:
             oldest = segments[0]
             newer -= oldest.seconds
-            old = all(newer[camera] >= self._kept_s for camera in oldest.seconds)
+            # Of one that could not be read nobody knows how old it is.
+            known = oldest.seconds.keys()
+            old = bool(known) and all(newer[camera] >= self._kept_s for camera in known)
             if not old and size_bytes <= self._kept_bytes:
                 return
             size_bytes -= oldest.size_bytes
@@ -166,19 +177,30 @@ class Ring:
             self._files.remove_tree(path)
             del segments[0]
 
+    def _found(self, damage: Trouble) -> None:
+        log.error("%s (%s)", damage.detail, damage.reason)
+        self.damage = damage
+
     def _numbers(self) -> list[int]:
         return numbers(self._files.names(self._directory))
 
     def _mended(self, number: int) -> _Segment | None:
         segment = _Segment(number)
         path = self._directory / segment.name
-        data = twice(lambda: self._files.read(path))
+        try:
+            data = twice(lambda: self._files.read(path))
+        except StoreError as error:
+            # One bad block must not end the recording: the file stays, and the next goes on.
+            self._found(Trouble.of(error.about(str(path))))
+            segment.size_bytes = self._segment_bytes
+            return segment
         contents = unpack(data)
         if contents.damaged:
-            log.error("%s is damaged: %d windows of it are kept.", path, len(contents.lines))
+            words = f"{path} is damaged: {len(contents.lines)} windows of it are kept."
+            self._found(Trouble("drift_state_damaged", words))
             aside = path.with_name(path.name + _DAMAGED)
             self._files.write_atomic(aside, data)
-        elif contents.torn:
+        elif contents.torn and not self._doubtful:
             log.warning("%s: an end that was being written is cut off.", path)
         if contents.damaged or contents.torn:
             if not contents.lines:
@@ -214,6 +236,9 @@ def read_windows(state_dir: Path, files: Files) -> Iterator[Window]:
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 continue  # the ring has gone on meanwhile
+            if error.reason == "disk_failed":
+                log.warning("%s (%s)", error.explain(), error.reason)
+                continue
             raise
         for line in unpack(data).lines:
             with suppress(DriftError):

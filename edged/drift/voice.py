@@ -25,18 +25,14 @@ class MqttDriftVoice:
         self._session = session
         self._topics = topics
 
-    def window(self, window: Window) -> bool:
-        """Publish a window; its key makes a second one the same one said again.
+    def window(self, window: Window) -> None:
+        """Publish a window.
 
-        Raises:
-            StoreError: `outbox_too_small`.
+        It waits in the outbox like all that must come, but does not make it write to the disk
+        while the broker answers: the ring has it.
         """
-        return self._session.publish_durable(
-            self._topics.drift(window.subject.camera, "window"),
-            encode_window(window),
-            key=f"window/{window.boot}/{window.seq}",
-            limit_s=0.0,  # it is in the ring: no need to wait for the outbox's disk
-        )
+        topic = self._topics.drift(window.subject.camera, "window")
+        self._session.publish(topic, encode_window(window), qos=1)
 
     def standing(self, camera: str, standing: Mapping[str, object]) -> None:
         """Have the camera's state stand on the broker."""

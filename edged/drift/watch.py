@@ -175,7 +175,10 @@ class Watch:
     def _hour(self, hour: Window, at_ms: int) -> None:
         terms = self._terms
         if not (hour.synchronised or terms.trust_clock):
-            detail = "the clock is not known to be right, so what is usual now is not known"
+            detail = (
+                "the clock is not known to be right, so what is usual now is not known; where it is"
+                " right though nothing synchronises it, set trust_clock = true under [drift]"
+            )
             self._tell("insufficient", [Reason("clock", detail)], at_ms)
             return
         if self._detector is not None:

@@ -9,14 +9,14 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from edged.drift.commands import Action, CommandInbox, parse_command
-from edged.drift.recorder import Ended, Pair, Recorder, Seen
+from edged.drift.recorder import Ended, Minute, Pair, Recorder, Seen
 from edged.drift.ring import Ring
-from edged.drift.window import Subject, Tally, Window
+from edged.drift.window import Window
 from edged.errors import ControlError, EdgedError, MessageError, StoreError, Trouble
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,8 @@ class Judge(Protocol):
     def window(self, window: Window) -> None:
         """Take a window that has ended."""
 
-    def minute(self, subject: Subject, tally: Tally, at_ms: int) -> None:
-        """Take what was counted since the last call: the fast path.
-
-        Args:
-            subject: whose.
-            tally: of a minute or so.
-            at_ms: Unix time in ms at its end.
-        """
+    def minute(self, minute: Minute) -> None:
+        """Take what was counted since the last call: the fast path."""
 
     def obey(self, camera: str, action: Action, at_ms: int) -> None:
         """Acknowledge an alarm, or begin a new reference."""
@@ -51,16 +45,16 @@ class Judge(Protocol):
     def standing(self, camera: str) -> Standing:
         """Return what `drift/<camera>/state` says, as JSON can carry it, without the schema."""
 
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with the disk; else what was found damaged on it; else None."""
+
 
 class Voice(Protocol):
     """Tells the broker. None of it waits for the network."""
 
-    def window(self, window: Window) -> bool:
-        """Publish a window; return whether it cannot get lost any more.
-
-        Raises:
-            StoreError: `outbox_too_small`.
-        """
+    def window(self, window: Window) -> None:
+        """Publish a window."""
 
     def standing(self, camera: str, standing: Mapping[str, object]) -> None:
         """Publish a camera's state."""
@@ -102,10 +96,14 @@ class DriftWorker:
         self._obeyed: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
         self._answered_s = float("-inf")
         self._missed = self._missed_told = 0
-        self.counts: Counter[str] = Counter()
-        self.trouble: Trouble | None = None
+        self._unkept: Trouble | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with the disk; else what was found damaged on it. From any thread."""
+        return self._unkept or self._judge.trouble or self._ring.damage
 
     def start(self) -> None:
         """Start the thread."""
@@ -183,7 +181,7 @@ class DriftWorker:
             item = self._next(0.0)
         for minute in self._recorder.minutes():
             with self._lock:
-                self._judge.minute(minute.subject, minute.tally, minute.at_ms)
+                self._judge.minute(minute)
             self._tell()
         for ended in self._recorder.due():
             self._ended(ended)
@@ -209,30 +207,26 @@ class DriftWorker:
         if self._missed != self._missed_told:
             missed, self._missed_told = self._missed - self._missed_told, self._missed
             log.warning("drift: %d inferences were left out, as they came too fast", missed)
-        self.counts["windows"] += 1
         self._keep(window)
         with self._lock:
             self._judge.window(window)
-        try:
-            self._voice.window(window)
-        except StoreError as error:
-            self.counts["untold"] += 1
-            log.warning("%s (%s)", error.explain(), error.reason)
+        self._voice.window(window)
         self._tell()
 
     def _keep(self, window: Window) -> None:
         try:
             self._ring.append(window)
         except StoreError as error:
-            self.counts["unkept"] += 1
             self._unwell(error)
-        else:
-            self.trouble = None
+            return
+        if self._unkept is not None:
+            log.info("drift: windows are kept again")
+        self._unkept = None
 
     def _unwell(self, error: StoreError) -> None:
-        if self.trouble is None or self.trouble.reason != error.reason:
+        if self._unkept is None or self._unkept.reason != error.reason:
             log.error("drift: windows are not kept: %s (%s)", error.explain(), error.reason)
-        self.trouble = Trouble.of(error)
+        self._unkept = Trouble.of(error)
 
     def _tell(self) -> None:
         for camera in self._cameras:

@@ -133,6 +133,7 @@ class DeviceInfo:
         last_stop: why the daemon last stopped, "" if unknown.
         outbox: on disk.
         updates: over the air: why there are none, or what is wrong with the repository.
+        drift: what is wrong with what drift keeps on the disk.
     """
 
     versions: Versions
@@ -144,6 +145,7 @@ class DeviceInfo:
     last_stop: str = ""
     outbox: PartInfo = PartInfo()
     updates: PartInfo = PartInfo()
+    drift: PartInfo = PartInfo()
 
 
 @dataclass(frozen=True, slots=True)
