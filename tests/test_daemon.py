@@ -529,7 +529,9 @@ def tpu(tmp_path) -> tuple[Path, str]:
     return path, f'edgetpu_library = "{library}"'
 
 
-def test_a_hung_invoke_asks_for_the_end_and_starves_the_watchdog(broker, subscriber, make, tpu) -> None:
+def test_a_hung_invoke_asks_for_the_end_and_starves_the_watchdog(
+    broker, subscriber, make, tpu
+) -> None:
     path, top = tpu
     body = model_and_camera(path, model='accelerator = "edgetpu"\ninvoke_limit_s = 0.5')
     environment = {MODE_VARIABLE: "hang_after:10", "WATCHDOG_USEC": "2000000"}

@@ -13,7 +13,6 @@ from pathlib import Path
 from edged.config import MqttConfig
 from edged.errors import DeviceError
 
-
 _VARIABLE = "CREDENTIALS_DIRECTORY"
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sim.broker import wait_for
 
-# What the package depends on, and a broker to listen with.
-_PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients"
+# What the package depends on, a broker to listen with, and another time.
+_PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients,libfaketime"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_CLONE_NEWNET = 0x40000000
 
 
 def missing() -> str | None:
@@ -94,6 +97,17 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._halt()
+        subprocess.run(["umount", "--lazy", str(self.root)], check=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def restart(self) -> None:
+        """Shut it down and boot it again; its disk stays."""
+        self._halt()
+        self._init = 0
+        self._boot()
+
+    def _halt(self) -> None:
         if self._nspawn is not None and self._nspawn.poll() is None:
             if self._init:
                 with contextlib.suppress(ProcessLookupError):
@@ -105,8 +119,6 @@ class Container:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
-        subprocess.run(["umount", "--lazy", str(self.root)], check=False)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _boot(self) -> None:
         began_s = time.monotonic()
@@ -118,7 +130,7 @@ class Container:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         wait_for("process 1 of the container", self._found)
-        wait_for("systemd", self._runs, 120.0)
+        wait_for("systemd", self._runs, 300.0)
         self.boot_s = time.monotonic() - began_s
 
     def _runs(self) -> bool:
@@ -137,18 +149,33 @@ class Container:
                 self._init = int(child)
         return bool(self._init)
 
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """Have this thread open its sockets in the container's network; they stay there."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with (
+            Path("/proc/self/ns/net").open() as outside,
+            Path(f"/proc/{self._init}/ns/net").open() as inside,
+        ):
+            if libc.setns(inside.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                yield
+            finally:
+                libc.setns(outside.fileno(), _CLONE_NEWNET)
+
     def command(self, *words: str) -> list[str]:
         """Return what runs a command inside."""
         inside = ["env", "-i", f"PATH={_PATH}", "LC_ALL=C.UTF-8", "HOME=/root"]
         return ["nsenter", "--target", str(self._init), "--all", *inside, *words]
 
-    def run(self, *words: str, limit_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, limit_s: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as root, and return how it ended."""
         return subprocess.run(
             self.command(*words), capture_output=True, text=True, check=False, timeout=limit_s
         )
 
-    def done(self, *words: str, limit_s: float = 120.0) -> str:
+    def done(self, *words: str, limit_s: float = 300.0) -> str:
         """Run a command inside that must succeed; its output."""
         ended = self.run(*words, limit_s=limit_s)
         if ended.returncode:
