@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sim import badmodels
+from sim import badmodels, models
 from sim.broker import wait_for
 from sim.installed import PATIENCE_S, Installed, Predictions
 
@@ -46,8 +46,11 @@ class Troubles:
         service, machine = self._service, self._machine
         service.configure(source='"v4l2:/dev/video9"')
         self._up("no camera", "/dev/video9")
-        service.configure(invoke_limit_s='1\naccelerator = "edgetpu"')
-        self._up("no Edge TPU", "libedgetpu|Edge TPU")
+        compiled = models.write(machine.root / "etc/edged/tpu.tflite", models.edgetpu_custom_op())
+        there = f'"/etc/edged/{compiled.name}"\naccelerator = "edgetpu"'
+        service.configure(factory=there)
+        with self._other_state("size=64m"):
+            self._down("no Edge TPU, nor its library", r"libedgetpu\.so\.1")
         service.configure(_ELSEWHERE, host='"broker.example.org"')
         self._up("no network", r"broker\.example\.org")
         self._credentials()
