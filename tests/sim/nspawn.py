@@ -19,6 +19,9 @@ from sim.broker import wait_for
 _PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients,libfaketime"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _CLONE_NEWNET = 0x40000000
+_GROUPS = Path("/sys/fs/cgroup")
+# Enters control groups of its own and becomes what is named after "--".
+_APART = 'until [ "$1" = -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
 
 def missing() -> str | None:
@@ -65,6 +68,17 @@ def _mirror() -> list[str]:
     return []
 
 
+def _own_groups() -> list[Path]:
+    """Return this process's control groups in the hierarchies that systemd keeps services in."""
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        places = {"name=systemd": ("systemd",), "": ("unified", ".")}.get(controllers, ())
+        there = [_GROUPS / place for place in places if (_GROUPS / place / "cgroup.procs").exists()]
+        found += [place / path.lstrip("/") for place in there[:1]]
+    return [place for place in found if place.is_dir()]
+
+
 class Container:
     """One boot; a context manager that leaves neither process, mount nor file behind.
 
@@ -81,6 +95,8 @@ class Container:
         self._log = folder / "console"
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
+        self._name = f"edged-rig-{os.getpid()}"
+        self._groups = [group / self._name for group in _own_groups()]
 
     def __enter__(self) -> Container:
         upper, work = self._folder / "upper", self._folder / "work"
@@ -119,11 +135,19 @@ class Container:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
+        for group in self._groups:
+            for place, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):  # one that something still ends in
+                    Path(place).rmdir()
 
     def _boot(self) -> None:
         began_s = time.monotonic()
         # No network but the loopback: what needs another machine fails.
-        command = ["systemd-nspawn", "-q", f"--directory={self.root}", "--machine=edged-rig"]
+        # Two containers in one control group would take their services for each other's.
+        for group in self._groups:
+            group.mkdir(exist_ok=True)
+        command = ["sh", "-c", _APART, "sh", *map(str, self._groups), "--"]
+        command += ["systemd-nspawn", "-q", f"--directory={self.root}", f"--machine={self._name}"]
         command += ["--boot", "--register=no", "--keep-unit", "--console=pipe", "--private-network"]
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
