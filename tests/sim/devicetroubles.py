@@ -43,40 +43,51 @@ class Troubles:
 
     def run(self) -> None:
         """Run all steps; afterwards the service runs as at their beginning."""
+        self._missing()
+        self._credentials()
+        self._owners()
+        self._disks()
+        self._factory_crashes()
+        self._clock_of_1970()
+        self._broker_down_at_boot()
+
+    def _missing(self) -> None:
         service, machine = self._service, self._machine
         service.configure(source='"v4l2:/dev/video9"')
         self._up("no camera", "/dev/video9")
         compiled = models.write(machine.root / "etc/edged/tpu.tflite", models.edgetpu_custom_op())
-        there = f'"/etc/edged/{compiled.name}"\naccelerator = "edgetpu"'
-        service.configure(factory=there)
+        service.configure(factory=f'"/etc/edged/{compiled.name}"\naccelerator = "edgetpu"')
         with self._other_state("size=64m"):
             self._down("no Edge TPU, nor its library", r"libedgetpu\.so\.1")
         service.configure(_ELSEWHERE, host='"broker.example.org"')
         self._up("no network", r"broker\.example\.org")
-        self._credentials()
+
+    def _owners(self) -> None:
+        service, machine = self._service, self._machine
         service.configure()
         machine.done("chown", "--recursive", "root:root", "/var/lib/edged")
         self._up("state directory of another owner")
         machine.done("chown", "root:root", "/var/lib/edged/models/belt/state.json")
         machine.done("chmod", "600", "/var/lib/edged/models/belt/state.json")
-        self._up("journal of another owner", r"/var/lib/edged|state\.json")
+        self._down("journal of another owner", r"/var/lib/edged/.*/state\.json.*[Pp]ermission")
         machine.done("chown", "--recursive", "edged:edged", "/var/lib/edged")
+        service.predictions.next("predictions once the journal can be read")
+        service.config.chmod(0o600)
+        self._down("configuration of another owner", "/etc/edged/edged.toml.*[Pp]ermission")
+        service.config.chmod(0o644)
+        service.predictions.next("predictions once the configuration can be read")
+
+    def _disks(self) -> None:
+        service, machine = self._service, self._machine
         with self._other_state("size=24m"):
-            filler = ("dd", "if=/dev/zero", "of=/var/lib/edged/filler", "bs=1M")
-            machine.run(*filler)
+            machine.run("dd", "if=/dev/zero", "of=/var/lib/edged/filler", "bs=1M")
             self._up("full disk", "full|space")
+            service.predictions.next("predictions with a full disk")
         with self._other_state("size=24m"):
             machine.done("mount", "--options", "remount,ro", "/var/lib/edged")
             self._down("read-only state directory", "/var/lib/edged.*[Rr]ead-only")
         service.start()
         service.predictions.next("predictions with a state directory")
-        service.config.chmod(0o600)
-        self._down("configuration of another owner", "/etc/edged/edged.toml.*[Pp]ermission")
-        service.config.chmod(0o644)
-        service.predictions.next("predictions once the configuration can be read")
-        self._factory_crashes()
-        self._clock_of_1970()
-        self._broker_down_at_boot()
 
     def _credentials(self) -> None:
         service, machine = self._service, self._machine
