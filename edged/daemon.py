@@ -199,10 +199,7 @@ class Daemon:
                 assembly = self._reloaded(assembly, frame)
             assembly.tick()
             self._notifier.status(assembly.status())
-            if assembly.healthy():
-                self._notifier.alive()
-            else:
-                log.critical("an invoke or a load is stuck; waiting for the watchdog")
+            self._notifier.feed(alive=assembly.healthy())
         return assembly
 
     def _reloaded(self, assembly: Assembly, frame: Frame) -> Assembly:
@@ -354,8 +351,8 @@ class Daemon:
             self._wake.clear()
             if self._stop_cause:
                 raise _StopAskedError
-            if time.monotonic() < until_s and (healthy is None or healthy()):
-                self._notifier.alive()
+            in_time = time.monotonic() < until_s
+            self._notifier.feed(alive=in_time and (healthy is None or healthy()))
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]

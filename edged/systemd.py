@@ -36,6 +36,7 @@ class Notifier:
             int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
         )
         self._status = ""
+        self._stuck = False
 
     def ready(self) -> None:
         """Startup, or a reload, is done."""
@@ -49,10 +50,20 @@ class Notifier:
         """The service is going down."""
         self._send("STOPPING=1")
 
-    def alive(self) -> None:
-        """Feed the watchdog, where there is one."""
-        if self.watchdog_s is not None:
+    def feed(self, *, alive: bool) -> None:
+        """Feed the watchdog, where there is one; of a process that is stuck ask for the end.
+
+        A manager that takes the request (systemd from 243) ends the process at once, with its
+        watchdog's signal; with another the watchdog starves. It is asked once: each request
+        begins the wait for SIGKILL anew.
+        """
+        asked, self._stuck = self._stuck, not alive
+        if alive and self.watchdog_s is not None:
             self._send("WATCHDOG=1")
+        if not alive and not asked:
+            log.critical("an invoke or a load is stuck; only another process gets over that")
+            if self.watchdog_s is not None:
+                self._send("WATCHDOG=trigger")
 
     def status(self, text: str) -> None:
         """Say in one line what the service is doing; sent when it changes."""
@@ -143,9 +154,14 @@ def set_up_logging(*, verbose: bool) -> None:
 
 
 def error_lines(text: str) -> str:
-    """Return a text for stderr: with the priority of an error where stderr is the journal."""
-    prefix = f"<{_PRIORITY[logging.ERROR]}>" if _stderr_is_journal() else ""
-    return "\n".join(prefix + line for line in text.splitlines())
+    """Return a text for stderr: where stderr is the journal one line, as an error.
+
+    Whoever asks the journal why a service does not start sees the latest lines only.
+    """
+    if not _stderr_is_journal():
+        return text
+    line = "; ".join(part.strip() for part in text.splitlines() if part.strip())
+    return f"<{_PRIORITY[logging.ERROR]}>" + line.replace(":; ", ": ")
 
 
 def _stderr_is_journal() -> bool:

@@ -529,7 +529,9 @@ def tpu(tmp_path) -> tuple[Path, str]:
     return path, f'edgetpu_library = "{library}"'
 
 
-def test_a_hung_invoke_withholds_the_watchdog(broker, subscriber, make, tpu) -> None:
+def test_a_hung_invoke_asks_for_the_end_and_starves_the_watchdog(
+    broker, subscriber, make, tpu
+) -> None:
     path, top = tpu
     body = model_and_camera(path, model='accelerator = "edgetpu"\ninvoke_limit_s = 0.5')
     environment = {MODE_VARIABLE: "hang_after:10", "WATCHDOG_USEC": "2000000"}
@@ -539,7 +541,8 @@ def test_a_hung_invoke_withholds_the_watchdog(broker, subscriber, make, tpu) -> 
     pings = device.pings()
     assert pings >= 1
     time.sleep(2.0)
-    assert device.pings() == pings
+    assert device.notices.count("WATCHDOG=trigger") == 1
+    assert device.pings() == pings, "a manager that ignores the request must see it starve"
 
 
 @pytest.mark.parametrize("trouble", ["no_camera", "no_broker"])

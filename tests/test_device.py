@@ -63,12 +63,13 @@ def test_maintainer_scripts_are_posix_shell(script: str) -> None:
 
 
 @pytest.mark.device
-@pytest.mark.timeout(1800)
-def test_systemd_rig() -> None:
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_systemd_rig(suite: str) -> None:
     if reason := missing():
         pytest.skip(reason)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/device-test"), "systemd"],
+        [sys.executable, str(ROOT / "scripts/device-test"), "systemd", "--suite", suite],
         capture_output=True,
         text=True,
         check=False,

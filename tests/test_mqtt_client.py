@@ -782,6 +782,21 @@ def test_an_unreadable_password_file_is_told_and_tried_again(make_broker, sessio
     reach(device)
 
 
+def test_a_password_that_the_service_manager_hands_over(
+    make_broker, session, tmp_path, monkeypatch
+):
+    broker = make_broker(users={"porch": "right"}).start()
+    where = {"username": "porch", "password_file": "$CREDENTIALS_DIRECTORY/edged.mqtt-password"}
+    (tmp_path / "edged.mqtt-password").write_text("right\n")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    device = session(broker.port, **where)
+    status = fail_with(device, "broker_password_unreadable")
+
+    assert where["password_file"] in status.detail
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    reach(device)
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -33,13 +33,36 @@ def test_each_message_in_its_words(manager) -> None:
 
     notifier.ready()
     assert received() == "READY=1"
-    notifier.alive()
+    notifier.feed(alive=True)
     assert received() == "WATCHDOG=1"
     notifier.reloading()
     kind, when = received().split("\n")
     assert kind == "RELOADING=1"
     assert int(when.removeprefix("MONOTONIC_USEC=")) > 0
     notifier.stopping()
+    assert received() == "STOPPING=1"
+
+
+def test_a_stuck_process_asks_for_its_end_once_and_feeds_no_more(manager) -> None:
+    address, received = manager
+    notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
+
+    for alive in (False, False, False, True, False):
+        notifier.feed(alive=alive)
+    notifier.stopping()
+
+    said = [received() for _ in range(4)]
+    assert said == ["WATCHDOG=trigger", "WATCHDOG=1", "WATCHDOG=trigger", "STOPPING=1"]
+
+
+def test_without_a_watchdog_nobody_is_asked(manager) -> None:
+    address, received = manager
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+
+    notifier.feed(alive=True)
+    notifier.feed(alive=False)
+    notifier.stopping()
+
     assert received() == "STOPPING=1"
 
 
@@ -138,11 +161,11 @@ def test_with_the_library_a_message_is_the_message(tmp_path) -> None:
         "from edged.systemd import error_lines, set_up_logging\n"
         "set_up_logging(verbose=False)\n"
         "logging.info('reloaded')\n"
-        "print(error_lines('a\\nb'))\n"
+        "print(error_lines('edged: a.toml:\\n2 problems:\\n  line 1: b\\n  line 2: c'))\n"
     )
     done = run_program(program)
 
-    assert done.stdout == "'reloaded'\n<3>a\n<3>b\n"
+    assert done.stdout == "'reloaded'\n<3>edged: a.toml: 2 problems: line 1: b; line 2: c\n"
 
 
 def test_without_the_library_the_journal_gets_priorities(tmp_path) -> None:

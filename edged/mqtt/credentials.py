@@ -1,15 +1,19 @@
 """What proves who is who: the password and the TLS context, read anew for each connection.
 
-So a rotated password or certificate is taken up without a restart.
+So a rotated password or certificate is taken up without a restart, but for what the service
+manager hands over (`LoadCredential=`), which it reads when the service starts.
 """
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
 from edged.config import MqttConfig
 from edged.errors import DeviceError
+
+_VARIABLE = "CREDENTIALS_DIRECTORY"
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -51,7 +55,7 @@ def read_password(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(_placed(path)).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DeviceError(
             "broker_password_unreadable", f"Cannot read password_file {path}: {_words(error)}."
@@ -76,12 +80,18 @@ def tls_context(config: MqttConfig) -> ssl.SSLContext:
         if config.cert_file is not None:
             path = f"{config.cert_file} or {config.key_file}"
             # The empty password: an encrypted key is an error, not a question at a terminal.
-            context.load_cert_chain(config.cert_file, config.key_file, password="")
+            key = _placed(config.key_file)
+            context.load_cert_chain(_placed(config.cert_file), key, password="")
     except OSError as error:  # ssl.SSLError is one
         raise DeviceError(
             "broker_certificate_unreadable", f"Cannot use {path}: {_words(error)}."
         ) from error
     return context
+
+
+def _placed(path: str | None) -> str:
+    """Return where a configured file is: `$CREDENTIALS_DIRECTORY` is what systemd says it is."""
+    return (path or "").replace(f"${_VARIABLE}", os.environ.get(_VARIABLE, f"${_VARIABLE}"), 1)
 
 
 def _words(error: Exception) -> str:

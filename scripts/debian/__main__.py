@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import lzma
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", metavar="DIR")
     parser.add_argument("--pin", action="store_true", help="resolve the bundled wheels anew")
     parser.add_argument("--weigh", action="store_true", help="print what weighs what")
+    parser.add_argument("--lint", action="store_true", help="fail where lintian finds fault")
     args = parser.parse_args()
     suite = SUITES[args.suite]
     try:
@@ -36,11 +39,26 @@ def main() -> int:
             if args.weigh:
                 _weigh(package)
             path = package.archive(args.out.resolve())
+        if args.lint:
+            _lint(path)
     except (BuildError, subprocess.CalledProcessError, OSError) as error:
         print(f"build-deb: {error}", file=sys.stderr)
         return 1
     print(f"{path} {path.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def _lint(path: Path) -> None:
+    """Have lintian look at a package: errors and warnings that nothing overrides are faults."""
+    if shutil.which("lintian") is None:
+        raise BuildError("lintian is not installed (apt install lintian).")
+    command = ["lintian", "--fail-on=error,warning"]
+    command += ["--allow-root"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*command, "--tag-display-limit=0", str(path)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BuildError(f"lintian: {done.stdout}{done.stderr}")
 
 
 def _weigh(package: Package) -> None:

@@ -102,16 +102,17 @@ class Package:
         self._same_modes_and_times()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.file_name
+        part = path.with_suffix(".part")
         # xz: what every dpkg and lintian reads; at 6 it is cut into blocks, which dpkg unpacks on
         # all cores of a board.
         command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z6", "--build"]
         subprocess.run(
-            [*command, str(self.tree), str(path)],
+            [*command, str(self.tree), str(part)],
             check=True,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "SOURCE_DATE_EPOCH": str(self.epoch)},
         )
-        return path
+        return part.replace(path)
 
     def _environment(self, wheels: list[Path]) -> None:
         self.site.mkdir(parents=True)

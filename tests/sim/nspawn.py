@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sim.broker import wait_for
 
-# What the package depends on, and a broker to listen with.
-_PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients"
+# What the package depends on, a broker to listen with, and another time.
+_PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients,libfaketime"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_CLONE_NEWNET = 0x40000000
+_GROUPS = Path("/sys/fs/cgroup")
+# Enters control groups of its own and becomes what is named after "--".
+_APART = 'until [ "$1" = -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
 
 def missing() -> str | None:
@@ -62,6 +68,17 @@ def _mirror() -> list[str]:
     return []
 
 
+def _own_groups() -> list[Path]:
+    """Return this process's control groups in the hierarchies that systemd keeps services in."""
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        places = {"name=systemd": ("systemd",), "": ("unified", ".")}.get(controllers, ())
+        there = [_GROUPS / place for place in places if (_GROUPS / place / "cgroup.procs").exists()]
+        found += [place / path.lstrip("/") for place in there[:1]]
+    return [place for place in found if place.is_dir()]
+
+
 class Container:
     """One boot; a context manager that leaves neither process, mount nor file behind.
 
@@ -78,6 +95,8 @@ class Container:
         self._log = folder / "console"
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
+        self._name = f"edged-rig-{os.getpid()}"
+        self._groups = [group / self._name for group in _own_groups()]
 
     def __enter__(self) -> Container:
         upper, work = self._folder / "upper", self._folder / "work"
@@ -94,6 +113,17 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._halt()
+        subprocess.run(["umount", "--lazy", str(self.root)], check=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def restart(self) -> None:
+        """Shut it down and boot it again; its disk stays."""
+        self._halt()
+        self._init = 0
+        self._boot()
+
+    def _halt(self) -> None:
         if self._nspawn is not None and self._nspawn.poll() is None:
             if self._init:
                 with contextlib.suppress(ProcessLookupError):
@@ -105,20 +135,26 @@ class Container:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
-        subprocess.run(["umount", "--lazy", str(self.root)], check=False)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for group in self._groups:
+            for place, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):  # one that something still ends in
+                    Path(place).rmdir()
 
     def _boot(self) -> None:
         began_s = time.monotonic()
         # No network but the loopback: what needs another machine fails.
-        command = ["systemd-nspawn", "-q", f"--directory={self.root}", "--machine=edged-rig"]
+        # Two containers in one control group would take their services for each other's.
+        for group in self._groups:
+            group.mkdir(exist_ok=True)
+        command = ["sh", "-c", _APART, "sh", *map(str, self._groups), "--"]
+        command += ["systemd-nspawn", "-q", f"--directory={self.root}", f"--machine={self._name}"]
         command += ["--boot", "--register=no", "--keep-unit", "--console=pipe", "--private-network"]
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         wait_for("process 1 of the container", self._found)
-        wait_for("systemd", self._runs, 120.0)
+        wait_for("systemd", self._runs, 300.0)
         self.boot_s = time.monotonic() - began_s
 
     def _runs(self) -> bool:
@@ -137,18 +173,33 @@ class Container:
                 self._init = int(child)
         return bool(self._init)
 
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """Have this thread open its sockets in the container's network; they stay there."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with (
+            Path("/proc/self/ns/net").open() as outside,
+            Path(f"/proc/{self._init}/ns/net").open() as inside,
+        ):
+            if libc.setns(inside.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                yield
+            finally:
+                libc.setns(outside.fileno(), _CLONE_NEWNET)
+
     def command(self, *words: str) -> list[str]:
         """Return what runs a command inside."""
         inside = ["env", "-i", f"PATH={_PATH}", "LC_ALL=C.UTF-8", "HOME=/root"]
         return ["nsenter", "--target", str(self._init), "--all", *inside, *words]
 
-    def run(self, *words: str, limit_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, limit_s: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as root, and return how it ended."""
         return subprocess.run(
             self.command(*words), capture_output=True, text=True, check=False, timeout=limit_s
         )
 
-    def done(self, *words: str, limit_s: float = 120.0) -> str:
+    def done(self, *words: str, limit_s: float = 300.0) -> str:
         """Run a command inside that must succeed; its output."""
         ended = self.run(*words, limit_s=limit_s)
         if ended.returncode:

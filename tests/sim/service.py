@@ -17,7 +17,8 @@ class Service:
 
     Args:
         device: not started. Its environment should say WATCHDOG_USEC.
-        watchdog_s: silence after READY=1 for which it is ended with SIGABRT; None for never.
+        watchdog_s: silence after READY=1 for which it is ended with SIGABRT, as it is at once
+            where it asks for that; None for never.
 
     Attributes:
         ends: exit statuses so far.
@@ -62,7 +63,8 @@ class Service:
             now_s = time.monotonic()
             if (said := self.device.pings()) != pings or not self.device.notices.count("READY=1"):
                 pings, since_s = said, now_s
-            if self._watchdog_s is not None and now_s - since_s > self._watchdog_s:
+            asked = "WATCHDOG=trigger" in self.device.notices
+            if self._watchdog_s is not None and (asked or now_s - since_s > self._watchdog_s):
                 self.hangs += 1
                 self.device.signal(signal.SIGABRT)
                 return self.device.process.wait(15.0)
