@@ -191,6 +191,7 @@ class Daemon:
         session.on_stray(frame.inbox.arrived)
 
     def _supervise(self, assembly: Assembly, frame: Frame) -> Assembly:
+        stuck = False
         while not self._stop_cause and self._crashed is None:
             self._wake.wait(_TICK_S)
             self._wake.clear()
@@ -199,9 +200,10 @@ class Daemon:
                 assembly = self._reloaded(assembly, frame)
             assembly.tick()
             self._notifier.status(assembly.status())
-            if assembly.healthy():
+            before, stuck = stuck, not assembly.healthy()
+            if not stuck:
                 self._notifier.alive()
-            else:
+            elif not before:
                 log.critical("an invoke or a load is stuck; waiting for the watchdog")
         return assembly
 
