@@ -88,12 +88,12 @@ class Image:
 
     Attributes:
         settings: `config` of the image: User, Env, Entrypoint and so on.
-        size_bytes: of the layers, not compressed.
+        layers_bytes: sizes of the layers, not compressed, the base's first.
     """
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.root = folder
-        self.size_bytes = 0
+        self.layers_bytes: list[int] = []
         opened = gzip.open if archive.suffix == ".gz" else open
         with opened(archive, "rb") as raw, tempfile.TemporaryDirectory(dir=folder.parent) as name:
             with tarfile.open(fileobj=raw) as tar:
@@ -104,7 +104,7 @@ class Image:
                 self._apply(Path(name) / layer)
 
     def _apply(self, layer: Path) -> None:
-        self.size_bytes += layer.stat().st_size
+        self.layers_bytes.append(layer.stat().st_size)
         with tarfile.open(layer) as tar:
             removed = [Path(entry) for entry in tar.getnames() if Path(entry).name[:4] == ".wh."]
         for mark in removed:
@@ -247,7 +247,11 @@ class ImageRig:
         (self._folder / "root").mkdir()
         image = Image(self._archive, self._folder / "root")
         compressed = self._archive.stat().st_size
-        self._say(f"image {image.size_bytes / 1e6:.0f} MB, its file {compressed / 1e6:.0f} MB")
+        base, *above = image.layers_bytes
+        self._say(
+            f"base {base / 1e6:.0f} MB, above it {sum(above) / 1e6:.0f} MB,"
+            f" the file {compressed / 1e6:.0f} MB"
+        )
         assert image.user[0] != 0
         (self._folder / "broker").mkdir()
         broker = Broker(self._folder / "broker").start()
