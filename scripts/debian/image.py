@@ -12,7 +12,7 @@ from pathlib import Path
 
 from debian import papers
 from debian.package import Package
-from debian.suites import ARCHITECTURES, ROOT, SUITES, BuildError, Suite
+from debian.suites import ARCHITECTURES, ROOT, SUITES, BuildError
 from debian.wheels import fetch
 
 CONTAINERFILE = ROOT / "packaging/oci/Containerfile"
@@ -55,7 +55,7 @@ def main() -> int:
             _fill(package, wheels, args.edgetpu)
             base_image = args.base or f"docker.io/library/debian:{suite.name}-slim"
             if args.base_tree is not None:
-                base_image = _imported(tool, args.base_tree, suite, context)
+                base_image = _imported(tool, args.base_tree, package, context)
             image = f"{NAME}:{package.version.replace('~', '-')}"
             _build(tool, package, context, base_image, image)
             path = _saved(tool, image, args.out.resolve() / _file_name(package))
@@ -134,15 +134,16 @@ def _take_in(deb: Path, package: Package) -> None:
             shutil.copy2(path, target, follow_symlinks=False)
 
 
-def _imported(tool: str, tree: Path, suite: Suite, context: Path) -> str:
+def _imported(tool: str, tree: Path, package: Package, context: Path) -> str:
     """Make an image of a Debian and return its name."""
     folder = context / "base"
     folder.mkdir()
     archive = str(folder / "base.tar")
     subprocess.run(["tar", "-C", str(tree), "--one-file-system", "-cf", archive, "."], check=True)
     (folder / "Containerfile").write_text("FROM scratch\nADD base.tar /\n")
-    image = f"{NAME}-base:{suite.name}"
-    _run(tool, [*_BUILD[tool], f"--tag={image}", f"--file={folder / 'Containerfile'}", str(folder)])
+    image = f"{NAME}-base:{package.suite.name}-{package.architecture}"
+    options = [f"--platform=linux/{package.architecture}", f"--tag={image}"]
+    _run(tool, [*_BUILD[tool], *options, f"--file={folder / 'Containerfile'}", str(folder)])
     shutil.rmtree(folder)
     return image
 
