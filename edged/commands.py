@@ -35,7 +35,7 @@ _VERDICTS = {"bad": True, "good": False, "none": None}
 
 
 def status(args: argparse.Namespace) -> int:
-    """Show how the service is doing: 0 when it is up, 1 when it is not."""
+    """Show how the service is doing: 0 when it is up, 1 when it is not, or a model is stuck."""
     state_dir, runtime_dir = directories(args)
     try:
         answer = ask(runtime_dir, Request("status", {}))
@@ -46,7 +46,8 @@ def status(args: argparse.Namespace) -> int:
         print(orjson.dumps(down).decode())
         return FAILED
     _show(args, answer, status_lines)
-    return OK if answer.get("state") == "running" else FAILED
+    up = answer.get("state") == "running" and answer.get("healthy") is not False
+    return OK if up else FAILED
 
 
 def list_models(args: argparse.Namespace) -> int:

@@ -1,14 +1,17 @@
 """The service manager's side: readiness, watchdog, status, the journal.
 
 Protocols: sd_notify(3), sd_watchdog_enabled(3), sd-daemon(3) for the priority prefix on stderr.
-Without systemd all of it does nothing.
+Without systemd all of it does nothing, but for the watchdog: then the kernel's timer is one.
 """
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import importlib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -19,6 +22,42 @@ log = logging.getLogger(__name__)
 
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 _DEBUG = 7
+# As WatchdogSec= of systemd/edged.service.
+WATCHDOG_S = 30.0
+_AT_ONCE_S = 0.001
+
+
+class KernelWatchdog:
+    """Ends this process when it is not fed in time, where no service manager does so.
+
+    The kernel's timer sends SIGALRM. What answers it is C, so that a thread which holds the GIL in
+    a stuck call does not prevent it: the stack of every thread goes to stderr, and the process ends
+    with the signal's number, 14, as its status. The default action would not do: process 1 of a
+    container is spared it. Once fed it watches to the end, a stop that hangs included.
+
+    Args:
+        limit_s: how long it may go unfed.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._armed = False
+
+    def feed(self) -> None:
+        """Begin to count anew; the first time, begin."""
+        self._count(self._limit_s)
+
+    def bite(self) -> None:
+        """End the process now."""
+        self._count(_AT_ONCE_S)
+
+    def _count(self, seconds: float) -> None:
+        if not self._armed:
+            self._armed = True
+            libc = ctypes.CDLL(None)
+            libc.signal(signal.SIGALRM, libc._exit)  # noqa: SLF001 - its name in C
+            faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class Notifier:
@@ -26,15 +65,19 @@ class Notifier:
 
     Args:
         environment: where NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID are looked up.
+
+    Attributes:
+        watchdog_s: for how long silence is tolerated, by the manager or by the kernel's timer.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         pid = environment.get("WATCHDOG_PID", str(os.getpid()))
         microseconds = environment.get("WATCHDOG_USEC", "0") if pid == str(os.getpid()) else "0"
-        self.watchdog_s: float | None = (
-            int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
-        )
+        asked = int(microseconds) / 1e6 if microseconds.isdigit() else 0.0
+        self.watchdog_s = asked or WATCHDOG_S
+        watched = bool(self._address and asked)
+        self._watchdog = None if watched else KernelWatchdog(self.watchdog_s)
         self._status = ""
         self._stuck = False
 
@@ -51,19 +94,24 @@ class Notifier:
         self._send("STOPPING=1")
 
     def feed(self, *, alive: bool) -> None:
-        """Feed the watchdog, where there is one; of a process that is stuck ask for the end.
+        """Feed the watchdog; of a process that is stuck ask for the end.
 
         A manager that takes the request (systemd from 243) ends the process at once, with its
         watchdog's signal; with another the watchdog starves. It is asked once: each request
-        begins the wait for SIGKILL anew.
+        begins the wait for SIGKILL anew. Where none watches, the kernel's timer does.
         """
         asked, self._stuck = self._stuck, not alive
-        if alive and self.watchdog_s is not None:
-            self._send("WATCHDOG=1")
-        if not alive and not asked:
+        if alive:
+            if self._watchdog is None:
+                self._send("WATCHDOG=1")
+            else:
+                self._watchdog.feed()
+        elif not asked:
             log.critical("an invoke or a load is stuck; only another process gets over that")
-            if self.watchdog_s is not None:
+            if self._watchdog is None:
                 self._send("WATCHDOG=trigger")
+            else:
+                self._watchdog.bite()
 
     def status(self, text: str) -> None:
         """Say in one line what the service is doing; sent when it changes."""

@@ -278,6 +278,15 @@ def test_status_tells_starting_from_up(call, serve) -> None:
     assert out == "edged 0.1.0 is starting, for 3 s: models are being loaded.\n"
 
 
+@pytest.mark.parametrize(("healthy", "expected"), [(True, 0), (False, 1)])
+def test_status_of_a_model_that_is_stuck(call, serve, healthy, expected) -> None:
+    serve(status=lambda _: {"state": "running", "healthy": healthy, "uptime_s": 3.0})
+
+    code, out, _ = call("status")
+
+    assert (code, "stuck" in out) == (expected, not healthy)
+
+
 def test_a_service_of_another_version(call, serve) -> None:
     serve()
 

@@ -545,6 +545,29 @@ def test_a_hung_invoke_asks_for_the_end_and_starves_the_watchdog(
     assert device.pings() == pings, "a manager that ignores the request must see it starve"
 
 
+def test_a_hung_invoke_that_no_manager_watches_ends_the_process(
+    broker, subscriber, make, tpu
+) -> None:
+    """As in a container, whose runtime starts it again; the model is blamed as after a crash."""
+    path, top = tpu
+    body = model_and_camera(path, model='accelerator = "edgetpu"\ninvoke_limit_s = 0.5')
+    environment = {
+        MODE_VARIABLE: "hang_after:10",
+        "NOTIFY_SOCKET": "",
+        "WATCHDOG_USEC": "1500000",
+    }
+    device = make(broker.port, body, top=top, environment=environment).start()
+    wait_for("predictions", lambda: predictions(subscriber))
+
+    assert device.wait_end() == signal.SIGALRM
+
+    assert device.log.count("stuck") == 1
+    assert "most recent call first" in device.log
+    assert orjson.loads((device.folder / "run" / "run.json").read_bytes())["state"] == "running"
+    crumb = (device.folder / "run" / "breadcrumb").read_bytes()
+    assert predictions(subscriber)[0]["sha256"].encode() in crumb
+
+
 @pytest.mark.parametrize("trouble", ["no_camera", "no_broker"])
 def test_trouble_that_a_restart_would_not_mend_keeps_the_watchdog_fed(
     broker, free_port, make, trouble

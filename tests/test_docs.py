@@ -3,11 +3,14 @@
 import ast
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 
+from edged.cli import _parser as edged_parser
 from edged.models.transitions import Reason
+from edged.operator.cli import _parser as edgectl_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -63,6 +66,42 @@ def test_no_blank_line_cuts_a_table(page: Path) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         lines = table.splitlines()
         assert re.fullmatch(r"[-:| ]+", lines[1 % len(lines)]), f"{page.name}: {lines[0]}"
+
+
+PARSERS = {"edged": edged_parser, "edgectl": edgectl_parser}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines of our programs in a page's shell blocks and sentences, as words."""
+    found = []
+    text = page.read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    # In sentences those with an option: a name such as `edged models` is no line to type.
+    said = re.findall(r"`((?:edged|edgectl) [^`\[|]* -[^`\[|]*)`", text.replace("\n", " "))
+    for block in [*blocks, *said]:
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            for start, word in enumerate(words):
+                # Behind sudo and `docker exec edged` as well; a name among arguments is none.
+                if word in PARSERS and words[start - 1 : start] in ([], ["sudo"], ["edged"]):
+                    ends = [at for at, later in enumerate(words) if later in {"|", "&&", ";"}]
+                    end = min([at for at in ends if at > start], default=len(words))
+                    found.append(words[start:end])
+                    break
+    return found
+
+
+def test_there_are_command_lines_to_be_tried() -> None:
+    assert len([line for page in PAGES for line in commands(page)]) > 50
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_command_lines_are_such_that_the_parsers_take(page: Path) -> None:
+    for program, *words in commands(page):
+        try:
+            PARSERS[program]().parse_args(words)
+        except SystemExit as end:
+            assert not end.code, f"{page.name}: {program} {shlex.join(words)}"
 
 
 def test_the_life_of_a_deployment_is_drawn_from_the_tables() -> None:

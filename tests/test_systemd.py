@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from edged.breadcrumb import RunRecord
 from edged.errors import StoreError
-from edged.systemd import JournalHandler, Notifier, set_up_logging
+from edged.systemd import WATCHDOG_S, JournalHandler, Notifier, set_up_logging
 
 UNIT = Path(__file__).parents[1] / "systemd" / "edged.service"
 
@@ -89,16 +90,49 @@ def test_an_abstract_socket() -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, None),
-        ({"WATCHDOG_USEC": "30000000"}, 30.0),
-        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
-        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
-        ({"WATCHDOG_USEC": "soon"}, None),
-        ({"WATCHDOG_USEC": "0"}, None),
+        ({}, WATCHDOG_S),
+        ({"WATCHDOG_USEC": "20000000"}, 20.0),
+        ({"WATCHDOG_USEC": "20000000", "WATCHDOG_PID": str(os.getpid())}, 20.0),
+        ({"WATCHDOG_USEC": "20000000", "WATCHDOG_PID": "1"}, WATCHDOG_S),
+        ({"WATCHDOG_USEC": "soon"}, WATCHDOG_S),
+        ({"WATCHDOG_USEC": "0"}, WATCHDOG_S),
     ],
 )
 def test_the_watchdog_s_interval(environment, expected) -> None:
     assert expected == Notifier(environment).watchdog_s
+
+
+def test_unwatched_it_is_as_patient_as_the_unit() -> None:
+    assert f"\nWatchdogSec={WATCHDOG_S:g}\n" in UNIT.read_text()
+
+
+UNFED = """
+import ctypes, time
+from edged.systemd import Notifier
+notifier = Notifier({"WATCHDOG_USEC": "800000"})
+for _ in range(3):
+    notifier.alive()
+    time.sleep(0.4)
+print("fed", flush=True)
+ctypes.PyDLL(None).sleep(60)  # keeps the GIL, as a runtime does while it prepares a model
+"""
+
+
+@pytest.mark.parametrize("prefix", [[], ["unshare", "--pid", "--fork", "--kill-child"]])
+def test_unfed_and_unwatched_the_process_ends_with_its_stacks(prefix: list[str]) -> None:
+    """Also as process 1, which no signal ends by default."""
+    if prefix and (shutil.which("unshare") is None or os.geteuid() != 0):
+        pytest.skip("needs root and unshare")
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", UNFED],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (signal.SIGALRM, "fed\n"), done.stderr
+    assert 'File "<string>", line 9' in done.stderr
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@nobody-listens"])

@@ -81,7 +81,7 @@ def explain_delegate_failure(
         return AcceleratorError(
             "edgetpu_library_missing",
             f"the Edge TPU library {library} cannot be loaded ({error}).",
-            advice="Install it: apt install libedgetpu1-std from Coral's repository.",
+            advice="Install it: docs/install-coral.md says which one fits the runtime.",
         )
     if isinstance(error, AttributeError):
         return AcceleratorError(
@@ -126,7 +126,7 @@ def explain_edgetpu_error(text: str) -> AcceleratorError | None:
         return AcceleratorError(
             "edgetpu_library_mismatch",
             f"libedgetpu and the TFLite runtime do not fit together ({_line(text)}).",
-            advice="See the table of tested pairs in docs/edgetpu.md.",
+            advice="docs/install-coral.md says which go together.",
         )
     return None
 

@@ -57,7 +57,7 @@ class Package:
         said = re.search(r'__version__ = "(.*)"', (ROOT / "edged/__init__.py").read_text())
         if said is None or said[1] != self.upstream:
             raise BuildError(f"packaging/debian/changelog is of {self.upstream}, edged is not.")
-        self._environment(wheels)
+        self.environment(wheels)
         for source, place in _INSTALLED.items():
             target = self.tree / place
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,6 @@ class Package:
         papers.copyright_file(self.site, documents / "copyright")
         papers.manuals(self.tree, self.upstream, self.epoch)
         papers.completions(self.tree)
-        self._compile()
 
     def archive(self, folder: Path) -> Path:
         """Write the .deb into a directory and return its path."""
@@ -99,7 +98,7 @@ class Package:
         (control / "md5sums").write_text("".join(sums))
         for script in _SCRIPTS:
             shutil.copyfile(SOURCE / script, control / script)
-        self._same_modes_and_times()
+        self.same_modes_and_times()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.file_name
         part = path.with_suffix(".part")
@@ -114,7 +113,8 @@ class Package:
         )
         return part.replace(path)
 
-    def _environment(self, wheels: list[Path]) -> None:
+    def environment(self, wheels: list[Path]) -> None:
+        """Lay out the Python environment, compiled, and the programs."""
         self.site.mkdir(parents=True)
         for wheel in wheels:
             unpack(wheel, self.site)
@@ -145,6 +145,7 @@ class Package:
                 f"from {module} import main\n"
                 "sys.exit(main())\n"
             )
+        self._compile()
 
     def _compile(self) -> None:
         """Compile for the suite's Python: the service may not write there, and starts at once.
@@ -159,7 +160,8 @@ class Package:
         command = [self.suite.interpreter(), "-c", program, str(self.site), str(self.tree)]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
 
-    def _same_modes_and_times(self) -> None:
+    def same_modes_and_times(self) -> None:
+        """Give every file the modes and times that it has in each build."""
         executable = {self.tree / "DEBIAN" / script for script in _SCRIPTS}
         executable |= set((self.tree / "usr/bin").iterdir())
         for path in [self.tree, *self.tree.rglob("*")]:
