@@ -119,7 +119,8 @@ def test_sigterm_ends_within_two_seconds_while_a_load_hangs(broker, make, tpu) -
     body = model_and_camera(path, model='accelerator = "edgetpu"')
     environment = {MODE_VARIABLE: "hang_after:1"}  # the warm-up
     device = make(broker.port, body, top=top, environment=environment).start()
-    time.sleep(1.5)
+    crumb = device.folder / "run/breadcrumb"
+    wait_for("the load", lambda: crumb.exists() and crumb.read_bytes().strip(b"\0 \n"))
     assert "READY=1" not in device.notices
 
     code, seconds = device.stop()

@@ -111,7 +111,7 @@ import ctypes, time
 from edged.systemd import Notifier
 notifier = Notifier({"WATCHDOG_USEC": "800000"})
 for _ in range(3):
-    notifier.alive()
+    notifier.feed(alive=True)
     time.sleep(0.4)
 print("fed", flush=True)
 ctypes.PyDLL(None).sleep(60)  # keeps the GIL, as a runtime does while it prepares a model
