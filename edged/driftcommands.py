@@ -15,6 +15,7 @@ from edged.control_wire import Request
 from edged.drift.picture import draw
 from edged.drift.report import CameraReport, report_lines, reports
 from edged.drift.ring import read_windows
+from edged.drift.shelf import read_reference
 from edged.errors import ControlError, DriftError, StoreError
 from edged.models.files import Files
 
@@ -25,7 +26,10 @@ def report(args: argparse.Namespace) -> int:
     """Show reference against now; with the service's judgement where it runs."""
     state_dir, runtime_dir = directories(args)
     standings = _standings(runtime_dir)
-    found = reports(read_windows(state_dir, Files()))
+    files = Files()
+    found = reports(
+        read_windows(state_dir, files), lambda subject: read_reference(state_dir, files, subject)
+    )
     if args.camera is not None:
         found = [one for one in found if one.subject.camera == args.camera]
     if not found:

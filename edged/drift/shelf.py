@@ -21,6 +21,7 @@ from edged.drift.keeping import (
 )
 from edged.drift.reference import Reference
 from edged.drift.ring import DIRECTORY
+from edged.drift.window import Subject
 from edged.errors import DriftError, Trouble
 from edged.models.files import Files, storing, twice
 
@@ -144,6 +145,19 @@ class Shelf:
                 return twice(lambda: self._files.read(path))
             except FileNotFoundError:
                 return None
+
+
+def read_reference(state_dir: Path, files: Files, subject: Subject) -> Reference:
+    """Return the hours of a subject that can be read; nothing is changed.
+
+    Raises:
+        StoreError: the disk's own.
+    """
+    digest = digest_of(subject)
+    path = state_dir / DIRECTORY / f"{subject.camera}-{digest}.reference"
+    with storing(f"cannot read {path}"):
+        data = files.read(path) if path.exists() else b""
+    return _hours(data, digest)[0]
 
 
 def _hours(data: bytes, digest: str) -> tuple[Reference, bool]:
