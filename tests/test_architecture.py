@@ -54,7 +54,7 @@ FLOORS = [
      "operator.repo", "pipeline.memory", "pipeline.trial"],
     ["camera.source", "commands", "demo.desk", "demo.subscriber", "doctor", "models.loading",
      "models.local", "operator.fleet", "operator.fleetdrift", "operator.fleetwait",
-     "operator.goldenimages", "pipeline.modelslot"],
+     "operator.goldenimages", "operator.referenceimages", "pipeline.modelslot"],
     ["demo.account", "demo.device", "demo.live", "loader", "models.acts", "models.probe",
      "operator.fleetcommands", "operator.pack", "pipeline.lane", "pipeline.recovery",
      "pipeline.stage", "snapshot"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,8 +14,8 @@ from edged.drift.keeping import digest_of
 from edged.drift.picture import draw
 from edged.drift.reference import Reference
 from edged.drift.report import CameraReport, report_lines, reports
-from edged.drift.shelf import Shelf, read_reference
-from edged.drift.window import Window
+from edged.drift.shelf import Shelf
+from edged.drift.window import Subject, Tally, Window
 from edged.models.files import Files
 
 RNG = np.random.default_rng(6)
@@ -22,8 +23,24 @@ WEEK = week()
 BLACK = {"luma": (4.0, 2.0), "contrast": (2.0, 1.0), "sharpness": (0.5, 0.5)}
 
 
-def shown(windows: list[Window], reference: Reference) -> CameraReport:
-    (report,) = reports(windows, lambda _subject: reference)
+@dataclass
+class Known:
+    """What a device knows of the camera."""
+
+    hours: Reference
+    images: Tally | None = None
+
+    def reference(self, subject: Subject) -> Reference:
+        assert subject == SUBJECT
+        return self.hours
+
+    def validation(self, subject: Subject) -> Tally | None:
+        assert subject == SUBJECT
+        return self.images
+
+
+def shown(windows: list[Window], reference: Reference, images: Tally | None = None) -> CameraReport:
+    (report,) = reports(windows, Known(reference, images))
     return report
 
 
@@ -74,13 +91,30 @@ def test_one_hour_alone_is_compared_with_nothing() -> None:
 
 
 def test_the_report_reads_a_damaged_reference_and_changes_nothing(tmp_path: Path) -> None:
-    assert read_reference(tmp_path, Files(), SUBJECT).hours == ()
-    Shelf(tmp_path, Files()).put_reference("front", digest_of(SUBJECT), Reference(tuple(WEEK)))
+    shelf, digest = Shelf(tmp_path, Files()), digest_of(SUBJECT)
+    assert shelf.read("front", digest).hours == ()
+    shelf.put_reference("front", digest, Reference(tuple(WEEK)))
     (path,) = (tmp_path / "drift").iterdir()
     path.write_bytes(path.read_bytes()[:-50])
     before = path.read_bytes()
 
-    assert len(read_reference(tmp_path, Files(), SUBJECT).hours) == 167
+    assert len(shelf.read("front", digest).hours) == 167
 
     assert [one.name for one in (tmp_path / "drift").iterdir()] == [path.name]
     assert path.read_bytes() == before
+
+
+def test_validation_images_are_a_column_of_their_own_and_nothing_else() -> None:
+    images = tally(RNG, 300, {"luma": (220.0, 5.0)})
+    plain = shown(later(10, 11), Reference(tuple(WEEK)))
+    report = shown(later(10, 11), Reference(tuple(WEEK)), images)
+
+    assert report.compared == plain.compared
+    assert report.signals["luma"].distance < 0.05
+    assert (report.from_validation("luma") or 0.0) > 0.8
+    assert (report.from_validation("top1") or 1.0) < 0.05
+    assert plain.from_validation("luma") is None
+    lines = "\n".join(report_lines(report, None))
+    assert "distance from 300 validation images; informs only" in lines
+    assert "valid" not in "\n".join(report_lines(plain, None))
+    assert report.to_dict()["validation_images"] == 300

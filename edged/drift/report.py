@@ -7,9 +7,10 @@ reference at the same time of day; where there is none yet, the first week of wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +23,16 @@ HOUR_S = 3600.0
 _REFERENCE_HOURS = 168
 _BARS = " ▁▂▃▄▅▆▇█"
 _COURSE = 48
+
+
+class Shelf(Protocol):
+    """What hours can be compared with."""
+
+    def reference(self, subject: Subject) -> Reference:
+        """Return a subject's reference, without hours where there is none."""
+
+    def validation(self, subject: Subject) -> Tally | None:
+        """Return what its model's package says of validation images, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,8 @@ class CameraReport:
         now: what the last hour counted.
         n_effective: independent samples of that hour.
         signals: by name.
+        validation: R0, what the model said of validation images; None where its package has none.
+            It informs only: a site is not like the images that a model was made with.
     """
 
     subject: Subject
@@ -68,6 +81,13 @@ class CameraReport:
     now: Tally
     n_effective: float
     signals: Mapping[str, SignalReport]
+    validation: Tally | None
+
+    def from_validation(self, signal: str) -> float | None:
+        """Return how far the last hour is from the validation images, 0..1."""
+        if self.validation is None:
+            return None
+        return js_distance(_counts(self.validation, signal), self.signals[signal].now)
 
     def to_dict(self) -> dict[str, object]:
         """Return it as JSON can carry it."""
@@ -82,11 +102,13 @@ class CameraReport:
             "ended": self.ended_ms / 1000,
             "compared": self.compared,
             "n_effective": round(self.n_effective, 1),
+            "validation_images": None if self.validation is None else self.validation.sampled,
             "signals": {
                 name: {
                     "reference": one.reference.tolist(),
                     "now": one.now.tolist(),
                     "distance": round(one.distance, 4),
+                    "validation_distance": self.from_validation(name),
                     "psi": round(one.psi, 3),
                     "psi_noise": round(one.psi_noise, 3),
                     "course": [round(score, 4) for score in one.course],
@@ -135,17 +157,13 @@ class Hours:
         if sum(one.seconds for one in self._open) >= HOUR_S - 1.0:
             self._close()
 
-    def report(self, reference_of: Callable[[Subject], Reference]) -> CameraReport | None:
-        """Return what there is to tell; None where no window was taken.
-
-        Args:
-            reference_of: returns a subject's reference, without hours where there is none.
-        """
+    def report(self, shelf: Shelf) -> CameraReport | None:
+        """Return what there is to tell; None where no window was taken."""
         if self._open:
             self._close()
         if self._subject is None or not self._hours:
             return None
-        reference = reference_of(self._subject)
+        reference = shelf.reference(self._subject)
         if reference.hours:
             words = (
                 f"{len(reference.hours)} hours on {reference.days} days, the camera's reference,"
@@ -167,6 +185,7 @@ class Hours:
             now.tally,
             now.n_effective,
             {signal: _signal(signal, basis, self._hours) for signal in SCALES},
+            shelf.validation(self._subject),
         )
 
     def _close(self) -> None:
@@ -208,19 +227,17 @@ def _hour(windows: Sequence[Window]) -> _Hour:
     )
 
 
-def reports(
-    windows: Iterable[Window], reference_of: Callable[[Subject], Reference]
-) -> list[CameraReport]:
+def reports(windows: Iterable[Window], shelf: Shelf) -> list[CameraReport]:
     """Return the reports of all cameras that windows tell of, by name.
 
     Args:
         windows: oldest first.
-        reference_of: returns a subject's reference, without hours where there is none.
+        shelf: of the device.
     """
     cameras: dict[str, Hours] = {}
     for window in windows:
         cameras.setdefault(window.subject.camera, Hours()).take(window)
-    found = [cameras[name].report(reference_of) for name in sorted(cameras)]
+    found = [cameras[name].report(shelf) for name in sorted(cameras)]
     return [one for one in found if one is not None]
 
 
@@ -246,14 +263,20 @@ def report_lines(report: CameraReport, standing: Mapping[str, object] | None) ->
     )
     compared = report.compared or "nothing: this hour is all there is, and stands on both sides"
     lines.append(f"  compared with {compared}")
+    images = 0 if report.validation is None else report.validation.sampled
+    if images:
+        lines.append(f"  valid.: distance from {images} validation images; informs only")
     lines.append(
         f"  {'signal':<10}{'reference':<17}{'now':<17}{'distance':>8}{'PSI':>7}{'(noise)':>9}"
+        f"{'valid.' if images else '':>{8 if images else 0}}"
         "  distance by the hour"
     )
     for name, one in report.signals.items():
+        apart_from = report.from_validation(name)
+        shown = "" if apart_from is None else f"{apart_from:>8.3f}"
         lines.append(
             f"  {name:<10}{bars(one.reference, 16):<17}{bars(one.now, 16):<17}"
-            f"{one.distance:>8.3f}{one.psi:>7.2f}{one.psi_noise:>9.2f}  {course(one.course)}"
+            f"{one.distance:>8.3f}{one.psi:>7.2f}{one.psi_noise:>9.2f}{shown}  {course(one.course)}"
         )
     return lines
 

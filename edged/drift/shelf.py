@@ -21,7 +21,6 @@ from edged.drift.keeping import (
 )
 from edged.drift.reference import Reference
 from edged.drift.ring import DIRECTORY
-from edged.drift.window import Subject
 from edged.errors import DriftError, Trouble
 from edged.models.files import Files, storing, twice
 
@@ -84,6 +83,15 @@ class Shelf:
                 self._files.write_atomic(path, encode_reference(reference))
         return reference
 
+    def read(self, camera: str, digest: str) -> Reference:
+        """Return the hours of a subject that can be read; nothing is changed.
+
+        Raises:
+            StoreError: the disk's own.
+        """
+        data = self._read(self._reference_path(camera, digest))
+        return Reference() if data is None else _hours(data, digest)[0]
+
     def put_reference(self, camera: str, digest: str, reference: Reference) -> None:
         """Keep a subject's hours; on return they are safe.
 
@@ -145,19 +153,6 @@ class Shelf:
                 return twice(lambda: self._files.read(path))
             except FileNotFoundError:
                 return None
-
-
-def read_reference(state_dir: Path, files: Files, subject: Subject) -> Reference:
-    """Return the hours of a subject that can be read; nothing is changed.
-
-    Raises:
-        StoreError: the disk's own.
-    """
-    digest = digest_of(subject)
-    path = state_dir / DIRECTORY / f"{subject.camera}-{digest}.reference"
-    with storing(f"cannot read {path}"):
-        data = files.read(path) if path.exists() else b""
-    return _hours(data, digest)[0]
 
 
 def _hours(data: bytes, digest: str) -> tuple[Reference, bool]:
