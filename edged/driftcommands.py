@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,11 +13,20 @@ from edged.arguments import directories
 from edged.command import OK
 from edged.control_client import ask
 from edged.control_wire import Request
+from edged.drift.keeping import digest_of
 from edged.drift.picture import draw
+from edged.drift.records import parse_validation
+from edged.drift.reference import Reference
 from edged.drift.report import CameraReport, report_lines, reports
 from edged.drift.ring import read_windows
+from edged.drift.shelf import Shelf
+from edged.drift.window import Subject, Tally
 from edged.errors import ControlError, DriftError, StoreError
 from edged.models.files import Files
+from edged.models.manifest import REFERENCE
+from edged.models.store import Store
+
+log = logging.getLogger(__name__)
 
 Answer = dict[str, object]
 
@@ -25,7 +35,7 @@ def report(args: argparse.Namespace) -> int:
     """Show reference against now; with the service's judgement where it runs."""
     state_dir, runtime_dir = directories(args)
     standings = _standings(runtime_dir)
-    found = reports(read_windows(state_dir, Files()))
+    found = reports(read_windows(state_dir, Files()), _OnDisk(state_dir))
     if args.camera is not None:
         found = [one for one in found if one.subject.camera == args.camera]
     if not found:
@@ -60,6 +70,26 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "reset": reset,
 }
 """By the word on the command line."""
+
+
+class _OnDisk:
+    """What is kept on the disk, read and not changed."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._shelf, self._store = Shelf(state_dir, Files()), Store(state_dir)
+
+    def reference(self, subject: Subject) -> Reference:
+        return self._shelf.read(subject.camera, digest_of(subject))
+
+    def validation(self, subject: Subject) -> Tally | None:
+        try:
+            path = self._store.place(subject.model, subject.version) / REFERENCE
+            return parse_validation(path.read_bytes())
+        except (OSError, ValueError):
+            return None  # no version of the store, or a package without
+        except DriftError as error:
+            log.warning("%s: %s (%s)", path, error, error.reason)
+            return None
 
 
 def _obeyed(args: argparse.Namespace, operation: str, words: str) -> int:

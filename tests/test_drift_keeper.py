@@ -345,6 +345,15 @@ def test_any_byte_of_a_reference_may_be_wrong(tmp_path: Path) -> None:
     assert lost > 60
 
 
+def test_an_empty_file_is_damage_and_no_empty_reference(tmp_path: Path, caplog) -> None:
+    fed(tmp_path, HOURS[:5])
+    reference_path(tmp_path).write_bytes(b"")
+    after = fed(tmp_path, HOURS[5:6])
+    assert "0 hours of it are kept" in caplog.text
+    assert after.trouble is not None
+    assert after.standing("front")["reference"]["hours"] == 1
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_reference_keeps_what_can_be_read_and_goes_on(
     tmp_path: Path, damage: str, caplog

@@ -11,7 +11,7 @@ from edged.drift.histogram import Counts
 from edged.drift.report import CameraReport
 from edged.frame import Image
 
-_ROW, _LEFT, _HISTOGRAM, _COURSE, _GAP, _HEAD = 92, 130, 330, 480, 30, 64
+_ROW, _LEFT, _HISTOGRAM, _COURSE, _GAP, _HEAD = 92, 130, 330, 480, 30, 74
 _WHITE, _INK, _BEFORE, _NOW = (255, 255, 255), (40, 40, 40), (190, 190, 190), (40, 90, 220)
 
 
@@ -23,8 +23,9 @@ def draw(report: CameraReport) -> bytes:
     subject = report.subject
     title = f"{subject.camera}: {subject.model} {subject.version}, {report.windows} windows"
     _write(image, title, 10, 24, 0.6)
-    _write(image, "grey: reference, red: the last hour", _LEFT, 50, 0.42)
-    _write(image, "distance by the hour, 0 to 1", _LEFT + _HISTOGRAM + _GAP, 50, 0.42)
+    _write(image, f"compared with {report.compared or 'nothing yet'}", 10, 44, 0.42)
+    _write(image, "grey: reference, red: the last hour", _LEFT, 60, 0.42)
+    _write(image, "distance by the hour, 0 to 1", _LEFT + _HISTOGRAM + _GAP, 60, 0.42)
     for number, (name, one) in enumerate(rows):
         top = _HEAD + number * _ROW
         _write(image, name, 10, top + 34, 0.5)
@@ -52,6 +53,7 @@ def _course(image: Image, scores: Sequence[float], left: int, top: int) -> None:
     step = _COURSE / max(len(scores) - 1, 1)
     points = [(left + round(n * step), floor - round(s * high)) for n, s in enumerate(scores)]
     cv2.polylines(image, [np.array(points, np.int32)], False, _NOW, 2, cv2.LINE_AA)
+    cv2.circle(image, points[-1], 3, _NOW, -1, cv2.LINE_AA)  # seen where there is one hour only
 
 
 def _write(image: Image, text: str, x: int, y: int, size: float) -> None:

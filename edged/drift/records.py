@@ -90,12 +90,54 @@ def parse_window(data: bytes) -> Window:
         raise DriftError("window_malformed", f"this is no window: {error}") from error
 
 
-def _window(message: dict[str, object]) -> Window:
-    fields = Fields(message)
+def encode_validation(tally: Tally) -> bytes:
+    """Return what a model said of validation images, for its package: `reference.json`."""
+    return orjson.dumps(
+        {
+            "schema": SCHEMA,
+            "edges": EDGES,
+            "images": tally.sampled,
+            "histograms": {
+                signal: _sparse(counts) for signal, counts in sorted(tally.histograms.items())
+            },
+        }
+    )
+
+
+def parse_validation(data: bytes) -> Tally:
+    """Return what `encode_validation` wrote: histograms, and `sampled` for the images.
+
+    Raises:
+        DriftError: `window_malformed`, `edges_differ`.
+    """
+    try:
+        message = parse_object(data, LIMIT_BYTES)
+        fields = Fields(message)
+        _check_edges(fields)
+        images = fields.integer("images", 1, _MOST_COUNT)
+        return Tally(sampled=images, histograms=_histograms(message))
+    except (StrictJsonError, FieldsError) as error:
+        raise DriftError("window_malformed", f"no histograms of images: {error}") from error
+
+
+def _check_edges(fields: Fields) -> str:
     fields.integer("schema", SCHEMA, SCHEMA)
     edges = fields.match("edges", _NAME, "a version of histogram edges")
     if edges != EDGES:
-        raise DriftError("edges_differ", f"a window with edges {edges}; here they are {EDGES}.")
+        raise DriftError("edges_differ", f"a record with edges {edges}; here they are {EDGES}.")
+    return edges
+
+
+def _histograms(message: Mapping[str, object]) -> dict[str, Counts]:
+    histograms = _table(message, "histograms")
+    if histograms.keys() - SCALES.keys():
+        raise FieldsError("'histograms' has a signal that is not known")
+    return {signal: _dense(histograms, signal, SCALES[signal].bins) for signal in histograms}
+
+
+def _window(message: dict[str, object]) -> Window:
+    fields = Fields(message)
+    edges = _check_edges(fields)
     subject = Subject(
         camera=fields.match("camera", _NAME, "the name of a camera"),
         model=fields.match("model", _NAME, "the name of a model"),
@@ -124,9 +166,6 @@ def _window(message: dict[str, object]) -> Window:
 def _tally(fields: Fields, message: dict[str, object]) -> Tally:
     counts = fields.table("n")
     n = {name: counts.integer(name, 0, _MOST_COUNT) for name in _COUNTS}
-    histograms = _table(message, "histograms")
-    if histograms.keys() - SCALES.keys():
-        raise FieldsError("'histograms' has a signal that is not known")
     return Tally(
         **n,
         best={
@@ -138,9 +177,7 @@ def _tally(fields: Fields, message: dict[str, object]) -> Tally:
             for number, pair in _numbered(message, "classes", NOTHING, MOST_CLASSES - 1).items()
         },
         invoke=_dense(message, "invoke", len(LATENCY_EDGES_MS) + 1),
-        histograms={
-            signal: _dense(histograms, signal, SCALES[signal].bins) for signal in histograms
-        },
+        histograms=_histograms(message),
     )
 
 

@@ -83,6 +83,15 @@ class Shelf:
                 self._files.write_atomic(path, encode_reference(reference))
         return reference
 
+    def read(self, camera: str, digest: str) -> Reference:
+        """Return the hours of a subject that can be read; nothing is changed.
+
+        Raises:
+            StoreError: the disk's own.
+        """
+        data = self._read(self._reference_path(camera, digest))
+        return Reference() if data is None else _hours(data, digest)[0]
+
     def put_reference(self, camera: str, digest: str, reference: Reference) -> None:
         """Keep a subject's hours; on return they are safe.
 

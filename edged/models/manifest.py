@@ -30,7 +30,8 @@ MODEL = "model.tflite"
 MODEL_EDGETPU = "model_edgetpu.tflite"
 LABELS = "labels.txt"
 GOLDEN = "golden.npz"
-FILES = (MODEL, MODEL_EDGETPU, LABELS, GOLDEN, "reference.json", "LICENSE", "README.md")
+REFERENCE = "reference.json"
+FILES = (MODEL, MODEL_EDGETPU, LABELS, GOLDEN, REFERENCE, "LICENSE", "README.md")
 """What a package may carry beside its manifest."""
 
 Task = Literal["classification", "detection", "keypoints", "segmentation"]

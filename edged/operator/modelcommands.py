@@ -31,6 +31,10 @@ def add_model_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser
         "--golden", type=Path, required=True, metavar="DIR",
         help="images that the model sees right, best in a folder for each label",
     )  # fmt: skip
+    pack.add_argument(
+        "--reference", type=Path, metavar="DIR",
+        help="validation images; how the model sees them goes into the package, for comparison",
+    )  # fmt: skip
     pack.add_argument("--labels", type=Path, metavar="FILE", help="one label a line")
     pack.add_argument(
         "--edgetpu-model", type=Path, metavar="FILE", help="the same, compiled for the Edge TPU"
@@ -60,6 +64,7 @@ def _pack(args: argparse.Namespace) -> int:
         edgetpu_model=args.edgetpu_model,
         color=args.color,
         resize=args.resize,
+        reference_dir=args.reference,
         **manifest_choices(args),
     )
     packing = partial(

@@ -29,6 +29,7 @@ from edged.models.manifest import (
     MODEL,
     MODEL_EDGETPU,
     PACKAGE_LIMIT_BYTES,
+    REFERENCE,
     GoldenSet,
     Head,
     Manifest,
@@ -46,6 +47,7 @@ from edged.models.package import read_package, write_package
 from edged.models.validation import Limits, Validation, validate
 from edged.models.version import Version
 from edged.operator.goldenimages import Samples, make_samples
+from edged.operator.referenceimages import make_reference
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _USUAL_IMAGES = 32
@@ -68,6 +70,7 @@ class Choices:
         requires: what devices must have.
         trial: what is asked of trials.
         texts: LICENSE and README.md, by those names.
+        reference_dir: validation images, whose histograms go into the package.
     """
 
     labels: Path | None = None
@@ -82,6 +85,7 @@ class Choices:
     requires: Requires = field(default_factory=Requires)
     trial: TrialTerms = field(default_factory=TrialTerms)
     texts: Mapping[str, Path] = field(default_factory=dict)
+    reference_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def pack(
 
     Raises:
         PackError: `pack_name_invalid`, `pack_version_invalid`, `pack_unwritable`, and what
-            `make_samples` raises.
+            `make_samples` and `make_reference` raise.
         ValidationError: the model cannot run, or devices would refuse it: their reason.
         DeviceError: this machine cannot run or try it.
         VerifyError: `manifest_too_large`, `manifest_invalid`.
@@ -207,6 +211,8 @@ def _content(
     named = choices.labels is not None or packed_labels(data, file.label_name) is not None
     if named:
         files[LABELS] = "".join(f"{label}\n" for label in servable.labels).encode()
+    if choices.reference_dir is not None:
+        files[REFERENCE] = make_reference(servable, choices.reference_dir)
     for entry, path in choices.texts.items():
         files[entry] = read_labels(str(path))
     spec = servable.input
