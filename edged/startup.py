@@ -135,6 +135,14 @@ def _start(
     # Of a new configuration, a person waits to hear whether it can be used.
     must = known is not None
     journal = with_factory(journal, model, store, moment, must=must)
+    if before is None and (counted := recover(journal, boot, now_ms)) != journal:
+        # The last start died in the factory model before there was a journal to count it in.
+        try:
+            store.journal(name).save(counted)
+        except StoreError as error:
+            _run_unwritten(started, counted, loader, error, None)
+            return
+        before = journal = counted
     servable, journal = _loaded(journal, loader, moment, must=must)
     if journal != before and known is None:
         try:

@@ -17,6 +17,8 @@ from sim.device import Device, P
 from sim.kernel import kernel_or_skip
 from sim.service import Service
 
+from edged.models.store import Store
+
 pytestmark = [
     pytest.mark.broker,
     pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed"),
@@ -227,6 +229,21 @@ def test_a_candidate_that_leaks_is_rolled_back(subscriber, desk, edge) -> None:
     assert edge.process.poll() is None
     assert marks(subscriber, "m") == []
     wait_for("the factory model", lambda: predictions(subscriber)[-1]["version"][:2] == "0.")
+
+
+def test_a_factory_model_that_ends_every_start_is_left_out_after_three(
+    broker, subscriber, make, serve, tmp_path
+) -> None:
+    bad = tmp_path / "bad.tflite"
+    bad.write_bytes(badmodels.abort_at_load())
+    service = serve(make(broker.port, f"{model('m', bad)}{camera('m', 5)}"))
+    online(subscriber)
+
+    assert service.ends == [-signal.SIGABRT] * 3
+    journal = Store(service.device.state).journal("m").load().journal
+    assert journal is not None
+    assert journal.active is None
+    assert service.device.process.poll() is None
 
 
 @pytest.mark.slow

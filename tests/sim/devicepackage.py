@@ -18,6 +18,7 @@ _ANYWAY = re.compile(
     r"/(var/(log|cache|lib/(dpkg|apt|systemd)|tmp)|run|proc|sys|dev|tmp)/|/etc/\S+-$"
 )
 _SCRIPTS = "/var/lib/dpkg/info/edged."
+# Answers dpkg's question whether to take the package's configuration in place of the owner's.
 _KEEP = ("-o", "Dpkg::Options::=--force-confold")
 
 
@@ -71,7 +72,7 @@ class Changes:
         service.timed(
             "upgrade_s",
             "upgrade of a running service",
-            lambda: self._apt("install", *_KEEP, newer),
+            lambda: self._apt("install", newer),
         )
         service.predictions.next("predictions after an upgrade")
         assert self._version() == NEWER
@@ -177,7 +178,7 @@ class Changes:
 
     def _apt(self, *words: str) -> None:
         command = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes")
-        self._machine.done(*command, "--no-install-recommends", *words, limit_s=PATIENCE_S)
+        self._machine.done(*command, "--no-install-recommends", *_KEEP, *words, limit_s=PATIENCE_S)
 
     def _script(self, name: str, *words: str, folder: str = _SCRIPTS) -> None:
         """Run a maintainer script as dpkg would."""
