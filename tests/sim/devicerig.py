@@ -16,6 +16,7 @@ from pathlib import Path
 from sim import badmodels
 from sim.broker import wait_for
 from sim.desk import Desk
+from sim.machine import EVERY_MODULE
 from sim.nspawn import Container
 
 WATCHDOG_S = 10
@@ -128,14 +129,7 @@ class SystemdRig:
         assert self.machine.done("systemctl", "is-enabled", "edged").strip() == "enabled"
         assert self._active() == "inactive", "it must not run before it is configured"
         assert self.machine.done("dpkg", "--verify", "edged") == ""
-        every = (
-            "import importlib, pkgutil, edged\n"
-            "for module in pkgutil.walk_packages(edged.__path__, 'edged.'):\n"
-            "    if '__main__' not in module.name and '.demo' not in module.name:\n"
-            "        importlib.import_module(module.name)\n"
-            "import rich.live, rich.table, rich.console\n"
-        )
-        self.machine.done("/opt/edged/bin/python3", "-sPc", every)
+        self.machine.done("/opt/edged/bin/python3", "-sPc", EVERY_MODULE)
         self.machine.done("edgectl", "repo", "init", "/root/repo")
         groups = self.machine.done("id", "-nG", "edged").split()
         assert {"apex", "plugdev", "render", "video"} <= set(groups), groups
