@@ -1,8 +1,8 @@
 """What Linux says of a board's processor: with it, emulated programs choose as they do there.
 
 Without it cpuinfo, the library by which XNNPACK learns where it is, gives up, and models run in
-TFLite's own kernels. With this machine's own /sys it takes an x86 for an Arm, and the runtime dies
-of SIGSEGV when it is loaded.
+TFLite's own kernels. With this machine's own /sys it takes an x86 for an Arm, and LiteRT dies of
+SIGSEGV when it opens a model.
 """
 
 from __future__ import annotations

@@ -28,13 +28,13 @@ from edged.demo import desk as demo
 from edged.demo.candidates import pruned
 from edged.inference.factory import factory_path
 from edged.scene import BeltScene
-from sim import answers, badmodels, models
+from sim import answers, badmodels, models, nspawn
 from sim.armboard import PI_4, PI_5
-from sim.broker import MOSQUITTO, Broker, Subscriber, wait_for
+from sim.broker import Broker, Subscriber, wait_for
 from sim.chroot import Chroot, loopback
 from sim.desk import Desk
 from sim.device import Device, P
-from sim.machine import EVERY_MODULE, PATH
+from sim.machine import EVERY_MODULE
 from sim.service import Service
 from sim.twoarch import Apart, compare
 
@@ -51,6 +51,12 @@ STEPS_APART = {"tflite": 0, "litert": 2}
 STEPS_APART_WITHOUT_XNNPACK = {"tflite": 0, "litert": 32}
 """The same where LiteRT runs in its own kernels on arm64."""
 
+_TOOLS = (
+    ("debootstrap", "debootstrap"),
+    ("ip", "iproute2"),
+    ("mosquitto", "mosquitto"),
+    ("unshare", "util-linux"),
+)
 _HANDLER = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 _MOBILENET = "mobilenet_v1_0.25_128_quant"
 _SCENES = 12
@@ -285,14 +291,11 @@ def _versions(heard: Subscriber) -> list[str]:
 
 
 def missing() -> str | None:
-    """Return why nothing can be emulated here, beside what `nspawn.missing` says."""
+    """Return why nothing can be emulated here; None where it can."""
     if platform.machine() != "x86_64":
         return "compares with amd64, and this is another machine"
-    for tool, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("setpriv", "util-linux")):
-        if shutil.which(tool, path=PATH) is None:
-            return f"{tool} is not installed (apt install {package})"
-    if MOSQUITTO is None:
-        return "mosquitto is not installed"
+    if reason := nspawn.missing(_TOOLS):
+        return reason
     try:
         handler = _HANDLER.read_text()
     except OSError:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from sim.broker import wait_for
@@ -18,16 +19,23 @@ from sim.machine import PATH, Machine
 _PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients"
 
 
-def missing() -> str | None:
-    """Return why nothing can be booted here; None where it can."""
+_TOOLS = (
+    ("systemd-nspawn", "systemd-container"),
+    ("debootstrap", "debootstrap"),
+    ("nsenter", "util-linux"),
+    ("pgrep", "procps"),
+)
+
+
+def missing(tools: Iterable[tuple[str, str]] = _TOOLS) -> str | None:
+    """Return why nothing can be booted here, or mounted and run; None where it can.
+
+    Args:
+        tools: programs that it takes, each with its Debian package.
+    """
     if os.geteuid() != 0:
-        return "needs root, for a container that boots"
-    for tool, package in (
-        ("systemd-nspawn", "systemd-container"),
-        ("debootstrap", "debootstrap"),
-        ("nsenter", "util-linux"),
-        ("pgrep", "procps"),
-    ):
+        return "needs root, for a container"
+    for tool, package in tools:
         if shutil.which(tool, path=PATH) is None:
             return f"{tool} is not installed (apt install {package})"
     if "overlay" not in Path("/proc/filesystems").read_text().split():
