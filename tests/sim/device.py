@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sim.broker import wait_for
@@ -38,6 +38,7 @@ class Device:
         port: of the broker on loopback.
         body: models and cameras, TOML; None to start without a configuration file.
         arguments: for `edged run` instead of `--config`.
+        program: what is `edged`, in words; None for the one of this checkout.
         top: keys for the top of the file; `mqtt`: keys for its table.
         verbose: log every prediction, for `published`.
         environment: added to the process's.
@@ -52,6 +53,7 @@ class Device:
         body: str = BELT,
         *,
         arguments: list[str] | None = None,
+        program: Sequence[str] | None = None,
         top: str = "",
         mqtt: str = "stats_s = 1",
         verbose: bool = False,
@@ -67,6 +69,7 @@ class Device:
         self._arguments = arguments or ["--config", str(self.config)]
         self._arguments += ["-v"] if verbose else []
         self.environment = dict(environment or {})
+        self._program = program or (sys.executable, "-m", "edged")
         self._kernel = kernel
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
@@ -103,7 +106,7 @@ class Device:
         prefix = () if self._kernel is None else self._kernel.prefix
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "edged", "run", *self._arguments],
+                [*prefix, *self._program, "run", *self._arguments],
                 env=environment,
                 stdout=log,
                 stderr=log,

@@ -19,6 +19,7 @@ from sim.desk import Desk
 from sim.devicepackage import Changes
 from sim.devicetroubles import Troubles
 from sim.installed import PATIENCE_S, Installed
+from sim.machine import EVERY_MODULE
 from sim.nspawn import Container
 
 WATCHDOG_S = 10
@@ -73,14 +74,7 @@ class SystemdRig:
         assert machine.done("systemctl", "is-enabled", "edged").strip() == "enabled"
         assert service.active() == "inactive", "it must not run before it is configured"
         assert machine.done("dpkg", "--verify", "edged") == ""
-        every = (
-            "import importlib, pkgutil, edged\n"
-            "for module in pkgutil.walk_packages(edged.__path__, 'edged.'):\n"
-            "    if '__main__' not in module.name and '.demo' not in module.name:\n"
-            "        importlib.import_module(module.name)\n"
-            "import rich.live, rich.table, rich.console\n"
-        )
-        machine.done("/opt/edged/bin/python3", "-sPc", every)
+        machine.done("/opt/edged/bin/python3", "-sPc", EVERY_MODULE)
         groups = machine.done("id", "-nG", "edged").split()
         assert {"apex", "plugdev", "render", "video"} <= set(groups), groups
 

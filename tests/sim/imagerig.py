@@ -23,7 +23,8 @@ from pathlib import Path
 from sim import badmodels
 from sim.broker import MOSQUITTO, Broker, Subscriber, wait_for
 from sim.desk import Desk
-from sim.nspawn import _PATH, _mirror
+from sim.machine import PATH
+from sim.nspawn import mirror
 
 BUILDERS = ("buildah", "podman", "docker")
 WATCHDOG_S = 5.0
@@ -57,7 +58,7 @@ def missing() -> str | None:
         if info.returncode:
             return "no docker daemon answers, and neither buildah nor podman is installed"
     for tool in ("debootstrap", "unshare", "nsenter", "setpriv"):
-        if shutil.which(tool, path=_PATH) is None:
+        if shutil.which(tool, path=PATH) is None:
             return f"{tool} is not installed"
     if MOSQUITTO is None:
         return "mosquitto is not installed"
@@ -71,8 +72,8 @@ def base_tree(cache: Path, suite: str) -> Path:
         part = cache / f"{made.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         cache.mkdir(parents=True, exist_ok=True)
-        command = ["debootstrap", "--variant=minbase", suite, str(part), *_mirror()]
-        environment = {**os.environ, "PATH": _PATH}
+        command = ["debootstrap", "--variant=minbase", suite, str(part), *mirror()]
+        environment = {**os.environ, "PATH": PATH}
         subprocess.run(command, check=True, env=environment, capture_output=True)
         shutil.rmtree(part / "var/cache/apt/archives", ignore_errors=True)
         part.rename(made)

@@ -10,31 +10,38 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sim.broker import wait_for
+from sim.machine import PATH, Machine
 
 # What the package depends on, a broker to listen with, and another time.
 _PACKAGES = "systemd,systemd-sysv,dbus,udev,procps,python3,mosquitto,mosquitto-clients,libfaketime"
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _CLONE_NEWNET = 0x40000000
 _GROUPS = Path("/sys/fs/cgroup")
 # Enters control groups of its own and becomes what is named after "--".
 _APART = 'until [ "$1" = -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
 
-def missing() -> str | None:
-    """Return why nothing can be booted here; None where it can."""
+_TOOLS = (
+    ("systemd-nspawn", "systemd-container"),
+    ("debootstrap", "debootstrap"),
+    ("nsenter", "util-linux"),
+    ("pgrep", "procps"),
+)
+
+
+def missing(tools: Iterable[tuple[str, str]] = _TOOLS) -> str | None:
+    """Return why nothing can be booted here, or mounted and run; None where it can.
+
+    Args:
+        tools: programs that it takes, each with its Debian package.
+    """
     if os.geteuid() != 0:
-        return "needs root, for a container that boots"
-    for tool, package in (
-        ("systemd-nspawn", "systemd-container"),
-        ("debootstrap", "debootstrap"),
-        ("nsenter", "util-linux"),
-        ("pgrep", "procps"),
-    ):
-        if shutil.which(tool, path=_PATH) is None:
+        return "needs root, for a container"
+    for tool, package in tools:
+        if shutil.which(tool, path=PATH) is None:
             return f"{tool} is not installed (apt install {package})"
     if "overlay" not in Path("/proc/filesystems").read_text().split():
         subprocess.run(["modprobe", "-q", "overlay"], check=False)
@@ -43,21 +50,32 @@ def missing() -> str | None:
     return None
 
 
-def tree(cache: Path, suite: str) -> Path:
-    """Return the directory of a release, made by debootstrap where the cache has none."""
-    made = cache / suite
+def tree(
+    cache: Path, suite: str, architecture: str | None = None, packages: str = _PACKAGES
+) -> Path:
+    """Return the directory of a release, made by debootstrap where the cache has none.
+
+    Args:
+        architecture: None for this machine's; another one needs binfmt_misc.
+        packages: beside Debian's smallest set; separated by commas.
+    """
+    name = suite if architecture is None else f"{suite}-{architecture}"
+    made = cache / name
     if not made.exists():
-        part = cache / f"{suite}.part"
+        part = cache / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         cache.mkdir(parents=True, exist_ok=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", suite, str(part)]
-        environment = {**os.environ, "PATH": _PATH}
-        subprocess.run([*command, *_mirror()], check=True, env=environment, capture_output=True)
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}"]
+        if architecture is not None:
+            command.append(f"--arch={architecture}")
+        environment = {**os.environ, "PATH": PATH}
+        command += [suite, str(part), *mirror()]
+        subprocess.run(command, check=True, env=environment, capture_output=True)
         part.rename(made)
     return made
 
 
-def _mirror() -> list[str]:
+def mirror() -> list[str]:
     """Return where this machine's packages come from; else debootstrap has its own place."""
     places = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian*")]
     for place in filter(Path.is_file, places):
@@ -79,7 +97,7 @@ def _own_groups() -> list[Path]:
     return [place for place in found if place.is_dir()]
 
 
-class Container:
+class Container(Machine):
     """One boot; a context manager that leaves neither process, mount nor file behind.
 
     Args:
@@ -190,20 +208,5 @@ class Container:
 
     def command(self, *words: str) -> list[str]:
         """Return what runs a command inside."""
-        inside = ["env", "-i", f"PATH={_PATH}", "LC_ALL=C.UTF-8", "HOME=/root"]
+        inside = ["env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8", "HOME=/root"]
         return ["nsenter", "--target", str(self._init), "--all", *inside, *words]
-
-    def run(self, *words: str, limit_s: float = 300.0) -> subprocess.CompletedProcess[str]:
-        """Run a command inside, as root, and return how it ended."""
-        return subprocess.run(
-            self.command(*words), capture_output=True, text=True, check=False, timeout=limit_s
-        )
-
-    def done(self, *words: str, limit_s: float = 300.0) -> str:
-        """Run a command inside that must succeed; its output."""
-        ended = self.run(*words, limit_s=limit_s)
-        if ended.returncode:
-            raise AssertionError(
-                f"{' '.join(words)}: {ended.returncode}\n{ended.stdout}{ended.stderr}"
-            )
-        return ended.stdout
