@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sim import cameravm
 from sim.nspawn import missing
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,20 @@ def test_systemd_rig() -> None:
         pytest.skip(reason)
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts/device-test"), "systemd"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.device
+@pytest.mark.timeout(3600)
+def test_camera_rig() -> None:
+    if reason := cameravm.missing():
+        pytest.skip(reason)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/device-test"), "camera"],
         capture_output=True,
         text=True,
         check=False,
