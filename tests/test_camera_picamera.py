@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import gc
+import json
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sim import picamera2 as sim
+from sim.guest import picontract
 from sim.reader import descriptors
 
 from edged.camera.clock import Clock
@@ -36,6 +40,20 @@ def refusal(**options: object) -> CameraError:
     with pytest.raises(CameraError) as caught:
         opened(**options)
     return caught.value
+
+
+REAL = json.loads(Path(picontract.__file__).with_name("picamera2.json").read_text())
+"""What scripts/device-test camera found the real picamera2 to be."""
+
+
+def test_the_stand_in_takes_what_picamera2_takes(world: sim.World) -> None:
+    for call, parameters in picontract.signatures(sys.modules["picamera2"]).items():
+        assert parameters.items() <= REAL["signatures"][call].items(), call
+
+
+def test_the_stand_in_does_what_picamera2_does(world: sim.World) -> None:
+    seen = picontract.behaviour(sys.modules["picamera2"])
+    assert json.loads(json.dumps(seen)) == REAL["behaviour"]
 
 
 @pytest.mark.parametrize("pixel_format", ["RGB888", "XBGR8888", "YUV420"])
@@ -202,6 +220,17 @@ def test_busy_and_no_descriptor_is_left_open(world: sim.World) -> None:
     assert descriptors() == before
     world.busy = False
     opened().close()
+
+
+def test_no_descriptor_is_left_by_a_camera_that_is_opened_again(world: sim.World) -> None:
+    opened().close()
+    gc.collect()
+    gc.disable()  # else it may be collected by chance
+    before = descriptors()
+    for _ in range(3):
+        opened().close()
+    gc.enable()
+    assert descriptors() <= before + 1  # the last one
 
 
 @pytest.mark.parametrize(

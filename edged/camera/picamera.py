@@ -9,6 +9,7 @@ and give the same picture with half the colour resolution.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from typing import Any
 
@@ -89,6 +90,8 @@ def _acquire(picamera2: Any, number: int) -> Any:
 
 
 def _construct(picamera2: Any, number: int) -> Any:
+    # A camera that was closed keeps three descriptors until it is collected: it is in a cycle.
+    gc.collect()
     picam2 = picamera2.__new__(picamera2)
     try:
         picam2.__init__(number)

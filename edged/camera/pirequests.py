@@ -106,8 +106,8 @@ class PiCamera:
             raise CameraError("camera_lost", f"{self._description} was closed.")
 
     def _shut(self) -> None:
-        # Stopping is a job too: behind one that waits for a frame it would wait for ever.
-        # Again and again, because `read` may ask for a frame just after.
+        # A `read` that waits for a frame ends when its job is cancelled; again and again, because
+        # it may ask for a frame just after.
         while not self._reading.acquire(timeout=_POLL_S):
             self._picam2.cancel_all_and_flush()
         try:

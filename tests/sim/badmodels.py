@@ -300,3 +300,33 @@ def abort_at_exit() -> bytes:
     zeros, nothing = np.zeros((4, 320)), np.zeros(4)
     none = graph.dense(graph.dequantise(doubled), zeros, nothing, Quantisation(1.0, 0), "none")
     return graph.finish([image], [graph.softmax(_sum(graph, logits, none, "total"))])
+
+
+def leaking(mebibytes: int, after: int) -> bytes:
+    """Behave for `after` frames, then take so much more memory with each and give none back."""
+    graph = _Graph()
+    image = graph.image("float32", _SIZE)
+    logits = _colour_logits(graph, image, 0, "logits")
+    over = graph.tensor("frames over", (1, 1))
+    relu = schema.ActivationFunctionType.RELU
+    options = ("SubOptions", schema.SubOptionsT(fusedActivationFunction=relu))
+    inputs = [_counted(graph, logits), _number(graph, "well behaved", after)]
+    graph.operator("SUB", inputs, [over], options)
+    wanted = graph.tensor("rows wanted", (1, 1))
+    step = _number(graph, "rows a frame", mebibytes * 2**20 / 16)
+    graph.operator("MUL", [over, step], [wanted], ("MulOptions", schema.MulOptionsT()))
+    rows = _sum(graph, wanted, graph.tensor("one row", (1, 1), content=np.ones((1, 1))), "rows")
+    whole = graph.tensor("whole", (1, 1), "int32")
+    graph.operator("CAST", [rows], [whole], ("CastOptions", schema.CastOptionsT(outDataType=2)))
+    columns = graph.tensor("columns", (1,), "int32", content=np.array([4]))
+    shape = graph.tensor("shape", (2,), "int32")
+    options = ("ConcatenationOptions", schema.ConcatenationOptionsT())
+    graph.operator("CONCATENATION", [graph.reshape(whole, (1,)), columns], [shape], options)
+    large = graph.tensor("large", (1, 4))
+    value = _number(graph, "zero", 0.0)
+    graph.operator("FILL", [shape, value], [large], ("FillOptions", schema.FillOptionsT()))
+    first = graph.tensor("first row", _CLASSES)
+    begin = graph.tensor("begin", (2,), "int32", content=np.zeros(2))
+    size = graph.tensor("size", (2,), "int32", content=np.array(_CLASSES))
+    graph.operator("SLICE", [large, begin, size], [first], ("SliceOptions", schema.SliceOptionsT()))
+    return graph.finish([image], [graph.softmax(_sum(graph, logits, first, "answer"))])
