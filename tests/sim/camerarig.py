@@ -257,7 +257,8 @@ class CameraRig:
         )
 
     def _deployments(self) -> str:
-        return self.machine.done("edged", "deployments", "colours", "--json")
+        # The service may be killed while it answers.
+        return self.machine.run("edged", "deployments", "colours", "--json").stdout
 
     def _restarts(self) -> int:
         return int(self.machine.done("systemctl", "show", "-P", "NRestarts", "edged"))
