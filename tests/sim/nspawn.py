@@ -46,12 +46,12 @@ def tree(cache: Path, suite: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", suite, str(part)]
         environment = {**os.environ, "PATH": _PATH}
-        subprocess.run([*command, *_mirror()], check=True, env=environment, capture_output=True)
+        subprocess.run([*command, *mirror()], check=True, env=environment, capture_output=True)
         part.rename(made)
     return made
 
 
-def _mirror() -> list[str]:
+def mirror() -> list[str]:
     """Return where this machine's packages come from; else debootstrap has its own place."""
     places = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian*")]
     for place in filter(Path.is_file, places):
