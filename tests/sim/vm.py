@@ -41,7 +41,10 @@ mount -t tmpfs tmpfs /changes; mkdir /changes/upper /changes/work
 mount -t overlay overlay -o lowerdir=/lower,upperdir=/changes/upper,workdir=/changes/work /new
 for each in proc sys dev; do mount --move /$each /new/$each; done
 mount -t tmpfs tmpfs /new/run; mount -t tmpfs tmpfs /new/tmp
-for word in $(cat /new/proc/cmdline); do case $word in rig.init=*) init=${word#rig.init=};; esac; done
+ifconfig lo 127.0.0.1 up
+for word in $(cat /new/proc/cmdline); do
+    case $word in rig.init=*) init=${word#rig.init=};; esac
+done
 exec switch_root /new "$init"
 """
 
