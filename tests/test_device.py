@@ -8,11 +8,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sim import powerworld
 from sim.nspawn import missing
 
 ROOT = Path(__file__).parents[1]
 DEBIAN = ROOT / "packaging" / "debian"
 PINNED = sorted((DEBIAN / "requirements").glob("*.txt"))
+
+
+def run_rig(*arguments: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts/device-test"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -67,10 +74,12 @@ def test_maintainer_scripts_are_posix_shell(script: str) -> None:
 def test_systemd_rig() -> None:
     if reason := missing():
         pytest.skip(reason)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/device-test"), "systemd"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_rig("systemd")
+
+
+@pytest.mark.device
+@pytest.mark.timeout(1800)
+def test_power_rig() -> None:
+    if reason := powerworld.missing():
+        pytest.skip(reason)
+    run_rig("power", "--short", "--points", "200", "--kills", "1")

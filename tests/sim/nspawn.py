@@ -30,8 +30,14 @@ def missing() -> str | None:
     ):
         if shutil.which(tool, path=_PATH) is None:
             return f"{tool} is not installed (apt install {package})"
+    return overlay_missing()
+
+
+def overlay_missing() -> str | None:
+    """Return why no tree can be changed without being copied; None where it can."""
     if "overlay" not in Path("/proc/filesystems").read_text().split():
-        subprocess.run(["modprobe", "-q", "overlay"], check=False)
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["modprobe", "-q", "overlay"], check=False)
         if "overlay" not in Path("/proc/filesystems").read_text().split():
             return "the kernel has no overlay file system"
     return None

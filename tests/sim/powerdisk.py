@@ -49,6 +49,7 @@ class Promised:
         results: deployment to the digest of its result.
         seq: the latest state that was told.
         windows: boot and number of those that were told.
+        earlier: deployments whose result was told before this boot; the journal may forget them.
     """
 
     versions: set[str] = field(default_factory=lambda: {"factory"})
@@ -57,6 +58,7 @@ class Promised:
     results: dict[str, str] = field(default_factory=dict)
     seq: int = 0
     windows: set[tuple[str, int]] = field(default_factory=set)
+    earlier: set[str] = field(default_factory=set)
     _begun: dict[str, tuple[set[str], str | None]] = field(default_factory=dict)
 
     @property
@@ -71,6 +73,11 @@ class Promised:
         for mark in marks:
             made.take(mark)
         return made
+
+    def next_boot(self, versions: set[str]) -> Promised:
+        """Return what holds when the machine begins again, on a disk with these versions."""
+        earlier = self.earlier | self.results.keys()
+        return Promised(versions, seq=self.seq, windows=set(self.windows), earlier=earlier)
 
     def take(self, mark: Mapping[str, Any]) -> None:
         """Take one more mark."""
@@ -218,8 +225,8 @@ def _outbox_and_ring(state_dir: Path, files: Files, promised: Promised) -> Itera
     waiting = {row.key for row in rows}
     for result in journal.history if journal is not None else ():
         name = result.deployment_id
-        told = name in promised.results or f"{MODEL}/{name}" in waiting
-        if result.reported and not told:
+        told = name in promised.results.keys() | promised.earlier
+        if result.reported and not told and f"{MODEL}/{name}" not in waiting:
             yield f"the result of {name} is lost: it was not told, and does not wait"
     Ring(state_dir, files).open()
     kept = {(window.boot, window.seq) for window in read_windows(state_dir, files)}

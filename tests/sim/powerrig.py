@@ -192,7 +192,7 @@ def kill(world: World, times: int, seed: int, told: Callable[[str], None]) -> Bo
     chance, boots = random.Random(seed), Boots()
     data, copy = world.folder / "killed.img", world.folder / "copy.img"
     shutil.copyfile(world.empty, data)
-    versions = {"factory"}
+    promised = Promised()
     for turn in range(times + 1):
         machine = world.machine(vm.Disk(data), ["forever"], f"rig.turn={turn}")
         began_s = time.monotonic()
@@ -207,7 +207,6 @@ def kill(world: World, times: int, seed: int, told: Callable[[str], None]) -> Bo
                 break
             time.sleep(chance.uniform(0.0, _MOST_S))
         boots.kills += 1
-        promised = Promised(set(versions))
         for mark in _marks(machine.lines):
             promised.take(mark)
         boots.under_way += promised.under_way
@@ -219,7 +218,7 @@ def kill(world: World, times: int, seed: int, told: Callable[[str], None]) -> Bo
         if wrong:
             break
         with mounted(copy, copy.with_suffix(".mnt")):
-            versions = versions_on(copy.with_suffix(".mnt"))
+            promised = promised.next_boot(versions_on(copy.with_suffix(".mnt")))
     return boots
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from sim import models, powerguest, vm
 from sim.desk import Desk
-from sim.nspawn import tree
+from sim.nspawn import overlay_missing, tree
 from sim.powerdisk import CAMERA, MODEL
 
 FS_BYTES = 32 << 20
@@ -64,7 +64,7 @@ def missing() -> str | None:
             return f"{tool} is not installed (apt install {package})"
     if not Path("/dev/loop-control").exists():
         return "this machine has no loop devices"
-    return vm.missing()
+    return overlay_missing() or vm.missing()
 
 
 class World:

@@ -59,8 +59,8 @@ class WriteLog:
     """
 
     def __init__(self, path: Path, fs_bytes: int) -> None:
-        self._file = path.open("rb")
-        self._data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        with path.open("rb") as file:
+            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         magic, _version, _count, sector = struct.unpack_from("<QQQI", self._data)
         assert (magic, sector) == (_MAGIC, SECTOR), path
         self.entries: list[Entry] = []
