@@ -7,7 +7,8 @@ what the device forgot to. What passes between device and broker is read on its 
 
 Standard library only. Words of the kernel's command line:
 `rig.fs_bytes=N` where the file system ends; `rig.steps=a,b` what happens, see `Life`; `rig.turn=N`
-makes ids of deployments that were not used before; `rig.nosync` has the device forget every fsync.
+makes ids of deployments that were not used before; `rig.nosync=all` has the device forget every
+fsync, `directories`, `files` or `database` those.
 """
 
 from __future__ import annotations
@@ -155,7 +156,9 @@ class Life:
         self._marks = Marks(int(words["rig.fs_bytes"]))
         self._steps = words["rig.steps"].split(",")
         self._turn = int(words.get("rig.turn", "0"))
-        self._stub = {"LD_PRELOAD": str(RIG / "nosync.so")} if "rig.nosync" in words else {}
+        self._stub: dict[str, str] = {}
+        if "rig.nosync" in words:
+            self._stub = {"LD_PRELOAD": str(RIG / "nosync.so"), "NOSYNC": words["rig.nosync"]}
         self._versions = json.loads((RIG / "versions.json").read_text())
         self._told = threading.Condition()
         self._states: list[tuple[str, str]] = []

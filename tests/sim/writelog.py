@@ -118,7 +118,8 @@ class Player:
         Args:
             moment: not less than in the last call.
             chance: decides what is lost of what was not flushed.
-            image: the file; what is zero takes no space in it, and no time.
+            image: a file, made anew, as somebody may still hold the last one mounted; what is
+                zero takes no space in it, and no time.
         """
         entries = self._log.entries
         flushes = (n for n in range(moment - 1, self._done - 1, -1) if entries[n].flush)
@@ -128,6 +129,7 @@ class Player:
                 self._keep(entries[number])
             self._done = last + 1
         dropped = chance.choice(_DROPPED)
+        image.unlink(missing_ok=True)
         with image.open("wb") as file:
             file.truncate(len(self._safe))
             safe = memoryview(self._safe)
