@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_only_what_no_flush_followed_can_be_lost(tmp_path: Path) -> None:
         [], [{"what": 0}], [{"what": 0}, {"what": 1}], [{"what": 0}, {"what": 1}, {"what": 2}],
     ]  # fmt: skip
 
-    seen = set()
+    seen: Counter[str] = Counter()
     for seed in range(200):
         image = tmp_path / "image"
         Player(log, bytes(FS_BYTES)).cut(3, random.Random(seed), image)
@@ -54,8 +55,10 @@ def test_only_what_no_flush_followed_can_be_lost(tmp_path: Path) -> None:
         assert len(disk) == FS_BYTES
         assert disk[:SECTOR] == safe
         kept = [disk[(1 + n) * SECTOR] for n in range(4)]
-        seen.add("all" if kept == [ord("u")] * 4 else "torn" if any(kept) else "none")
-    assert seen == {"all", "torn", "none"}
+        seen["all" if kept == [ord("u")] * 4 else "torn" if any(kept) else "none"] += 1
+    assert seen["all"] > 20
+    assert seen["none"] > 20
+    assert seen["torn"] > 0
 
 
 def test_cuts_follow_each_other(tmp_path: Path) -> None:

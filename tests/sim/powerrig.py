@@ -81,23 +81,22 @@ class Verdict:
 
     Attributes:
         points: how many.
-        wrong: moment in the record, and what was wrong with the disk.
+        wrong: of those that were bad the moment in the record, and what was wrong.
         seconds: how long it took.
     """
 
     points: int = 0
-    wrong: list[tuple[int, str]] = field(default_factory=list)
+    wrong: list[tuple[int, list[str]]] = field(default_factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        bad = len({moment for moment, _ in self.wrong})
-        said = f"{self.points} crash points in {self.seconds:.0f} s, {bad} bad"
+        said = f"{self.points} crash points in {self.seconds:.0f} s, {len(self.wrong)} bad"
         kinds = [f"{count} x {words}" for words, count in self.kinds().most_common(8)]
         return "; ".join([said, *kinds])
 
     def kinds(self) -> Counter[str]:
         """Return how often each kind of fault was seen, by its first words."""
-        plain = (re.sub(r"\S*[0-9]\S*", "#", words) for _, words in self.wrong)
+        plain = (re.sub(r"\S*[0-9]\S*", "#", words) for _, found in self.wrong for words in found)
         return Counter(" ".join(words.split()[:8]) for words in plain)
 
 
@@ -135,16 +134,18 @@ def _apart() -> None:
 
 def _look(
     recording: Recording, cuts: Sequence[tuple[int, int]], folder: Path
-) -> list[tuple[int, str]]:
+) -> list[tuple[int, list[str]]]:
     """Look at the disk after cuts at these moments, with these seeds."""
     log = WriteLog(recording.log, FS_BYTES)
-    player, found = Player(log, recording.before), []
+    player = Player(log, recording.before)
+    found: list[tuple[int, list[str]]] = []
     image = folder / "disk.img"
     folder.mkdir()
     for moment, seed in cuts:
         player.cut(moment, random.Random(seed), image)
         promised = Promised.of(log.marks_before(moment))
-        found += [(moment, words) for words in looked_at(image, promised)]
+        if wrong := looked_at(image, promised):
+            found.append((moment, wrong))
     return found
 
 
@@ -283,7 +284,7 @@ def prove(
         say(_told(recording))
         verdict = _replayed(recording, points // lives, seed + life)
         say(f"{verdict}")
-        wrong += [f"after {moment} writes: {words}" for moment, words in verdict.wrong]
+        wrong += [f"after {moment} writes: {words}" for moment, words in verdict.wrong[:20]]
     for kind in forgotten:
         forgetful = record(world, _SHORT_LIFE, f"rig.nosync={kind}")
         say(f"fsync forgotten ({kind}): {_told(forgetful)}")
