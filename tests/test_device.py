@@ -14,6 +14,12 @@ DEBIAN = ROOT / "packaging" / "debian"
 PINNED = sorted((DEBIAN / "requirements").glob("*.txt"))
 
 
+def run_rig(*arguments: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts/device-test"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def pins(path: Path) -> dict[str, str]:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     return {line.partition("==")[0]: line.partition("==")[2] for line in lines}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ def read_labels(name: str) -> bytes:
 
 def _read(path: Path, limit_bytes: int) -> bytes | None:
     with path.open("rb") as file:
-        data = file.read(limit_bytes + 1)
+        # Memory is taken for as much as is asked for, and a small board has not the limit's.
+        data = file.read(min(limit_bytes, os.fstat(file.fileno()).st_size) + 1)
     return data if len(data) <= limit_bytes else None
 
 

@@ -174,11 +174,13 @@ class Store:
             if not self._is_there(home):
                 return
             kept = self.journal(model).kept()
-            for name in files.names(home):
-                if _LEFTOVER.fullmatch(name) or (
+            for name in files.names(home):  # what begins with a dot comes first
+                if _LEFTOVER.fullmatch(name):
+                    files.remove_tree(home / name)
+                elif (
                     kept is not None and _is_version(name) and not self._is_kept(home / name, kept)
                 ):
-                    files.remove_tree(home / name)
+                    self._remove(home / name)
 
     def clear_staging(self, wanted: Collection[str]) -> None:
         """Remove downloads and what was handed over, whole or half, that nobody wants any more.
@@ -224,6 +226,13 @@ class Store:
                 f" {self._spare_bytes} stay free.",
                 advice="Make room, or give it a larger disk.",
             )
+
+    def _remove(self, place: Path) -> None:
+        """Remove a version. What a power cut leaves of it must not be found under its name."""
+        gone = place.with_name(f".{place.name}.gone")
+        self._files.rename(place, gone)
+        self._files.fsync_dir(place.parent)
+        self._files.remove_tree(gone)
 
     def _close(self, staged: Path, model: str, version: str, sha256: str) -> None:
         """Make a filled directory safe, and seal it."""

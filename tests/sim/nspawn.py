@@ -22,8 +22,6 @@ _CLONE_NEWNET = 0x40000000
 _GROUPS = Path("/sys/fs/cgroup")
 # Enters control groups of its own and becomes what is named after "--".
 _APART = 'until [ "$1" = -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
-
-
 _TOOLS = (
     ("systemd-nspawn", "systemd-container"),
     ("debootstrap", "debootstrap"),
@@ -43,8 +41,14 @@ def missing(tools: Iterable[tuple[str, str]] = _TOOLS) -> str | None:
     for tool, package in tools:
         if shutil.which(tool, path=PATH) is None:
             return f"{tool} is not installed (apt install {package})"
+    return overlay_missing()
+
+
+def overlay_missing() -> str | None:
+    """Return why no tree can be changed without being copied; None where it can."""
     if "overlay" not in Path("/proc/filesystems").read_text().split():
-        subprocess.run(["modprobe", "-q", "overlay"], check=False)
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["modprobe", "-q", "overlay"], check=False)
         if "overlay" not in Path("/proc/filesystems").read_text().split():
             return "the kernel has no overlay file system"
     return None

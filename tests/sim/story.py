@@ -24,7 +24,7 @@ from edged.models.journal import Journal, parse_journal
 from edged.models.journalfile import COPY, STATE
 from edged.models.records import Deployment, Origin, Release, State
 from edged.models.recovery import BootFacts, recover
-from edged.models.seal import bare_digest
+from edged.models.seal import SEAL, bare_digest, parse_seal
 from edged.models.store import Store
 from edged.models.transitions import Action, Event, Kind
 from edged.models.version import Version
@@ -201,6 +201,11 @@ def harm(state_dir: Path, *allowed: Promise) -> str:
     used = relied_on(loaded.journal)
     if kept[0].installed is not None:
         used.add(kept[0].installed)
+    for place in sorted((state_dir / "models" / MODEL).glob("[0-9]*")):
+        seal = parse_seal((place / SEAL).read_bytes()) if (place / SEAL).exists() else None
+        if seal is None:
+            return f"{place.name} has no seal"
+        used.add((place.name, seal.sha256))
     for version, sha256 in used:
         try:
             store.check(MODEL, version, sha256)

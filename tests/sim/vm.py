@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.broker import wait_for
+from sim.machine import PATH
 from sim.nspawn import mirror
 
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
@@ -52,7 +52,7 @@ exec switch_root /new "$init"
 def missing() -> str | None:
     """Return why no machine can be started here; None where it can."""
     for tool, package in _TOOLS.items():
-        if shutil.which(tool, path=_PATH) is None:
+        if shutil.which(tool, path=PATH) is None:
             return f"{tool} is not installed (apt install {package})"
     if not _KEYRING.exists():
         return f"{_KEYRING} is not there (apt install debian-archive-keyring)"
@@ -135,7 +135,7 @@ def initramfs(of: Kernel, target: Path, modules: Sequence[str] = ()) -> Path:
         target: the file.
         modules: loaded at the start, with all they depend on, beside `BASE_MODULES`.
     """
-    busybox = shutil.which("busybox", path=_PATH)
+    busybox = shutil.which("busybox", path=PATH)
     assert busybox is not None
     loaded = dict(_modules(of, [*BASE_MODULES, *modules]))
     directories = ("bin", "proc", "sys", "dev", "lower", "changes", "new", "modules")
@@ -332,7 +332,7 @@ def _drive(name: str, disk: Disk) -> list[str]:
 
 def _run(*command: str, cwd: Path | None = None) -> str:
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, env={"PATH": _PATH}
+        command, cwd=cwd, capture_output=True, text=True, check=False, env={"PATH": PATH}
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
     return done.stdout
