@@ -20,6 +20,7 @@ from edged.models.store import Store
 
 FS_BYTES = 64 * 1024
 FLUSH = 1
+BLOCK = 4096
 
 
 def record(path: Path, *entries: tuple[int, bytes, int]) -> WriteLog:
@@ -41,7 +42,7 @@ def test_only_what_no_flush_followed_can_be_lost(tmp_path: Path) -> None:
     safe, unsafe = b"s" * SECTOR, b"u" * 4 * SECTOR
     log = record(
         tmp_path / "log",
-        (0, safe, 0), mark(0), (0, b"", FLUSH), mark(1), (SECTOR, unsafe, 0), mark(2),
+        (0, safe, 0), mark(0), (0, b"", FLUSH), mark(1), (BLOCK, unsafe, 0), mark(2),
     )  # fmt: skip
     assert [log.marks_before(n) for n in range(4)] == [
         [], [{"what": 0}], [{"what": 0}, {"what": 1}], [{"what": 0}, {"what": 1}, {"what": 2}],
@@ -54,11 +55,20 @@ def test_only_what_no_flush_followed_can_be_lost(tmp_path: Path) -> None:
         disk = image.read_bytes()
         assert len(disk) == FS_BYTES
         assert disk[:SECTOR] == safe
-        kept = [disk[(1 + n) * SECTOR] for n in range(4)]
+        kept = [disk[BLOCK + n * SECTOR] for n in range(4)]
         seen["all" if kept == [ord("u")] * 4 else "torn" if any(kept) else "none"] += 1
     assert seen["all"] > 20
     assert seen["none"] > 20
     assert seen["torn"] > 0
+
+
+def test_the_superblock_is_not_torn(tmp_path: Path) -> None:
+    log = record(tmp_path / "log", (1024, b"u" * 2 * SECTOR, 0))
+    image, seen = tmp_path / "image", set()
+    for seed in range(200):
+        Player(log, bytes(FS_BYTES)).cut(1, random.Random(seed), image)
+        seen.add(image.read_bytes()[1024:2048])
+    assert seen == {bytes(2 * SECTOR), b"u" * 2 * SECTOR}
 
 
 def test_cuts_follow_each_other(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ _MAGIC = 0x6A736677736872
 _FLUSH, _FUA, _DISCARD = 1, 2, 4
 _DROPPED = (0.0, 0.1, 0.5, 0.9, 1.0)
 _TORN = 0.1
+# Torn, ext4's superblock is not mounted any more, which no program can help.
+_SUPERBLOCK_BYTES = 4096
 _CHUNK = 16 * 1024
 
 
@@ -137,8 +139,9 @@ class Player:
                 os.pwrite(file.fileno(), safe[at : at + _CHUNK], at)
             for entry in entries[self._done : moment]:
                 if entry.fua or chance.random() >= dropped:
-                    torn = not entry.fua and chance.random() < _TORN
+                    torn = entry.at >= _SUPERBLOCK_BYTES and chance.random() < _TORN
                     data = self._log.content(entry)
+                    torn = torn and not entry.fua
                     for begin, end in _pieces(entry.size_bytes, chance if torn else None):
                         os.pwrite(file.fileno(), data[begin:end], entry.at + begin)
 
