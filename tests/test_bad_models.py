@@ -240,9 +240,12 @@ def test_a_factory_model_that_ends_every_start_is_left_out_after_three(
     online(subscriber)
 
     assert service.ends == [-signal.SIGABRT] * 3
-    journal = Store(service.device.state).journal("m").load().journal
-    assert journal is not None
-    assert journal.active is None
+
+    def nothing_left() -> bool:
+        journal = Store(service.device.state).journal("m").load().journal
+        return journal is not None and journal.active is None
+
+    wait_for("nothing that is left to run", nothing_left)
     assert service.device.process.poll() is None
 
 

@@ -68,7 +68,7 @@ def test_a_fast_reader_misses_nothing() -> None:
 def test_thinned_to_a_rate() -> None:
     with webcam.running(frame_s=0.01) as web, opened(web.url, fps=10) as camera:
         times = [camera.read(5).captured_mono_s for _ in range(6)]
-        assert (times[-1] - times[0]) / 5 == pytest.approx(0.1, rel=0.25)
+        assert 0.075 < (times[-1] - times[0]) / 5 < 0.5, "every hundredth of a second they come"
         assert camera.description.endswith("at most 10/s")
 
 
