@@ -73,8 +73,9 @@ class Troubles:
         machine.done("chown", "--recursive", "edged:edged", "/var/lib/edged")
         service.predictions.next("predictions once the journal can be read")
         service.config.chmod(0o600)
-        self._down("configuration of another owner", "/etc/edged/edged.toml.*[Pp]ermission")
+        self._refused("configuration of another owner", "/etc/edged/edged.toml.*[Pp]ermission")
         service.config.chmod(0o644)
+        machine.done("systemctl", "restart", "edged")
         service.predictions.next("predictions once the configuration can be read")
 
     def _disks(self) -> None:
@@ -164,6 +165,12 @@ class Troubles:
         service, mark = self._service, self._started()
         wait_for(f"{words}: two attempts", lambda: service.restarts() >= 2, PATIENCE_S)
         assert service.active() == "activating", f"{words}: it has given up"
+        self._told(words, mark, told)
+
+    def _refused(self, words: str, told: str) -> None:
+        """Start it with a configuration that no start mends: one line says why, and it stays down."""
+        service, mark = self._service, self._started()
+        wait_for(f"{words}: the end", lambda: service.active() == "failed", PATIENCE_S)
         self._told(words, mark, told)
 
     def _started(self) -> str:
