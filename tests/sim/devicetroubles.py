@@ -168,7 +168,7 @@ class Troubles:
         self._told(words, mark, told)
 
     def _refused(self, words: str, told: str) -> None:
-        """Start it with a configuration that no start mends: one line says why, and it stays down."""
+        """Start it with a wrong configuration: one line says why, and it stays down."""
         service, mark = self._service, self._started()
         wait_for(f"{words}: the end", lambda: service.active() == "failed", PATIENCE_S)
         self._told(words, mark, told)
