@@ -87,6 +87,7 @@ class SystemdRig:
         first = service.predictions.next("the first prediction")
         service.figure("first_prediction_s", first.at_s - began_s, "start to first prediction")
         compiled = machine.root / "opt/edged"
+        assert list(compiled.rglob("edged/__pycache__/daemon.*.pyc")), "nothing is compiled"
         assert not list(compiled.rglob("*.pyc.*")), "something was compiled anew"
         smaps = machine.done("sh", "-c", f"grep ^Pss: /proc/{service.pid()}/smaps_rollup")
         megabytes = int(smaps.split()[1]) / 1e3
