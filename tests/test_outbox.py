@@ -175,8 +175,20 @@ def test_what_is_dropped_is_gone():
     outbox.changes(ALL)
     filled(outbox, entry(2, at=301.0))
 
-    assert outbox.changes(ALL).gone == [1, 2]
+    changes = outbox.changes(ALL)
+    assert (changes.gone, changes.lapsed) == ([], [1, 2])
+    assert outbox.changes(ALL).lapsed == [], "each once"
     assert outbox.dropped == OutboxDropped(full=0, stale=2)
+
+
+def test_a_result_that_is_dropped_is_deleted_at_once():
+    """Its row would hold the key, and come back as a second message of that key."""
+    outbox = filled(Outbox(1, 1000), Entry("t", b"", 1, False, 0.0, "result", key="k"))
+    outbox.changes(ALL)
+    filled(outbox, Entry("t", b"", 1, False, 1.0, "result", key="another"))
+
+    changes = outbox.changes(ALL)
+    assert (changes.gone, changes.lapsed) == ([1], [])
 
 
 def test_only_what_is_old_enough_is_handed_out_and_every_result():
@@ -197,7 +209,7 @@ def test_what_an_earlier_run_left_goes_out_first_and_numbers_go_on():
     filled(outbox, new)
 
     assert new.number == 14
-    assert outbox.changes(ALL).gone == [10, 11], "what did not fit"
+    assert outbox.changes(ALL).lapsed == [10, 11], "what did not fit"
     assert outbox.changes(ALL).rowless == []
     assert drained(outbox) == [2, 3, 4]
 
@@ -233,12 +245,12 @@ def test_the_mirror_is_what_is_held_whatever_happens(seed):
         else:
             changes = outbox.changes(clock - rng.choice([0, 5]))
             mirror |= {e.number for e in changes.rowless}
-            mirror -= set(changes.gone)
+            mirror -= {*changes.gone, *changes.lapsed}
         assert len(outbox) <= 20
         assert outbox.size_bytes <= 300
     changes = outbox.changes(ALL)
     mirror |= {e.number for e in changes.rowless}
-    mirror -= set(changes.gone)
+    mirror -= {*changes.gone, *changes.lapsed}
     held = {e.number for e in flying} | {e.number for e in iter(lambda: outbox.take(-ALL), None)}
 
     assert mirror == held

@@ -254,6 +254,37 @@ def test_the_bounds_hold_for_what_is_on_disk(run, tmp_path) -> None:
     assert 20 < len(smaller.waiting()) < 26
 
 
+def test_what_was_dropped_leaves_the_disk_many_at_once(run, tmp_path) -> None:
+    """Each deleted with a write of its own would double what the disk takes."""
+    held = [b"x" * 400] * 10
+    one = run(size_bytes=4_040)  # those, with their topics
+    one.publish(*held)
+    assert one.tick()
+    for _ in range(255):
+        one.publish(held[0])
+        assert one.tick()
+        assert one.spool.stored == len(held)
+    left = one.killed(tmp_path / "killed")
+    assert rows(left / one.path.name) == [*held, *[held[0]] * 255]
+    assert run(left, size_bytes=4_040).waiting() == held, "the next process drops them as well"
+
+    one.publish(held[0])
+    assert one.tick()
+    assert rows(one.killed(tmp_path / "after") / one.path.name) == held
+
+
+def test_what_was_dropped_does_not_keep_the_file(run) -> None:
+    one = run()
+    one.publish(*numbered(5))
+    assert one.tick()
+    one.clock.mono_shift_s += 301.0
+    line = one.connect()
+    assert one.tick()
+
+    assert line.sent[1:] == []
+    assert one.files() == set()
+
+
 def test_what_is_on_disk_is_as_the_spool_says(run, tmp_path) -> None:
     """Publishing, acknowledging, connecting and losing, at random; then a kill."""
     rng = random.Random(5)

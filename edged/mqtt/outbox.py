@@ -65,10 +65,13 @@ class Changes:
     Attributes:
         rowless: messages that get a row now, in order.
         gone: numbers of messages that had got one and are held no more.
+        lapsed: numbers of predictions that had got one and were dropped: whoever reads them would
+            drop them again, so they need not be deleted at once.
     """
 
     rowless: Sequence[Entry]
     gone: Sequence[int]
+    lapsed: Sequence[int]
 
 
 class Outbox:
@@ -91,6 +94,7 @@ class Outbox:
         self._keys: set[str] = set()
         self._rowless: dict[int, Entry] = {}
         self._gone: list[int] = []
+        self._lapsed: list[int] = []
         self._full = 0
         self._stale = 0
         self._messages_limit, self._bytes_limit = messages, size_bytes
@@ -166,10 +170,7 @@ class Outbox:
 
     def forget(self, entry: Entry) -> None:
         """Let go of a message that was acknowledged or given up, and does not wait any more."""
-        if self._rowless.pop(entry.number, None) is None:
-            self._gone.append(entry.number)
-        if entry.key:
-            self._keys.discard(entry.key)
+        self._let_go(entry, self._gone)
 
     def changes(self, before_mono_s: float) -> Changes:
         """Return what is new for the disk; each message and number is handed out once.
@@ -184,8 +185,9 @@ class Outbox:
         ]
         for entry in rowless:
             del self._rowless[entry.number]
-        gone, self._gone = self._gone, []
-        return Changes(rowless, gone)
+        changes = Changes(rowless, self._gone, self._lapsed)
+        self._gone, self._lapsed = [], []
+        return changes
 
     def _queue_of(self, entry: Entry) -> deque[Entry]:
         return self._predictions if entry.kind == "prediction" else self._lasting
@@ -217,4 +219,10 @@ class Outbox:
     def _drop(self, queue: deque[Entry]) -> None:
         entry = queue.popleft()
         self._size_bytes -= entry.size_bytes
-        self.forget(entry)
+        self._let_go(entry, self._lapsed if entry.kind == "prediction" else self._gone)
+
+    def _let_go(self, entry: Entry, ended: list[int]) -> None:
+        if self._rowless.pop(entry.number, None) is None:
+            ended.append(entry.number)
+        if entry.key:
+            self._keys.discard(entry.key)

@@ -31,6 +31,9 @@ _OVERDUE_S = 5.0
 _RETRY_FIRST_S = 1.0
 _RETRY_MOST_S = 60.0
 _ROWS_AT_ONCE = 1000
+# While the broker is away a prediction expires for each that comes; to delete each with its own
+# write would double what the disk takes.
+_LAPSED_AT_ONCE = 256
 # Once everything in it is in memory, a file that cannot be used is worth no more than its name.
 _ASIDE = {"outbox_newer": ".newer"}
 _ASIDE_ELSE = ".damaged"
@@ -84,6 +87,7 @@ class Spool:
         self._rows: dict[int, Entry] = {}  # on disk
         self._wanted: dict[int, Entry] = {}  # to be written
         self._unwanted: set[int] = set()  # on disk, to be deleted
+        self._lapsed: set[int] = set()  # on disk, to be deleted some time
         self._aside = ""  # what the name of a file that is in the way gets appended
         self._failures = 0
         self._retry_mono_s = 0.0
@@ -97,8 +101,8 @@ class Spool:
 
     @property
     def stored(self) -> int:
-        """How many messages are on disk."""
-        return len(self._rows)
+        """How many messages are on disk as well as in memory."""
+        return max(0, len(self._rows) - len(self._lapsed))
 
     def restore(self) -> list[Entry]:
         """Return what the last run left, in order. Before `start`; blocks for the disk."""
@@ -177,9 +181,8 @@ class Spool:
             return
         changes = self._source.changes(before_mono_s)
         self._wanted.update((entry.number, entry) for entry in changes.rowless)
-        for number in changes.gone:
-            if self._wanted.pop(number, None) is None:
-                self._unwanted.add(number)
+        for numbers, ended in ((changes.gone, self._unwanted), (changes.lapsed, self._lapsed)):
+            ended.update(n for n in numbers if self._wanted.pop(n, None) is None)
 
     def _write(self, *, sync: bool) -> None:
         """Bring the file up to date.
@@ -190,6 +193,10 @@ class Spool:
         if self._aside:
             self._file.set_aside(self._aside)
             self._aside = ""
+        held = len(self._rows) + len(self._wanted) - len(self._unwanted) - len(self._lapsed)
+        if sync or not held or self._trouble or len(self._lapsed) >= _LAPSED_AT_ONCE:
+            self._unwanted |= self._lapsed
+            self._lapsed = set()
         while self._wanted or self._unwanted:
             if not self._wanted and len(self._unwanted) == len(self._rows):
                 self._file.remove()
@@ -228,9 +235,10 @@ class Spool:
         """Have the file set aside and everything held written to a new one."""
         self._aside = _ASIDE.get(error.reason, _ASIDE_ELSE)
         held = self._rows | self._wanted
-        self._wanted = {n: held[n] for n in sorted(held.keys() - self._unwanted)}
+        over = self._unwanted | self._lapsed
+        self._wanted = {n: held[n] for n in sorted(held.keys() - over)}
         self._rows = {}
-        self._unwanted = set()
+        self._unwanted, self._lapsed = set(), set()
 
     def _kept(self, error: StoreError) -> Trouble:
         words = f"{error.explain()} The file is kept as {self._name}{self._aside}."
