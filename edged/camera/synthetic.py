@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edged.allocator import give_back
 from edged.camera.clock import Clock
 from edged.camera.paced import PacedCamera
 from edged.frame import Color, Image
@@ -48,7 +47,4 @@ def open_synthetic(
         clock: where the time comes from.
     """
     scene = BeltScene() if width is None or height is None else BeltScene(width, height)
-    # Belt and grain are drawn once, in floats that take many times what is kept of them.
-    scene.frame(0)
-    give_back()
     return PacedCamera(SceneFrames(scene), NATURAL_FPS if fps is None else fps, clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ _BARS = ["bgr", "-gr", "bg-", "-g-", "b-r", "--r", "b--", "---"]
 # More than are asked of a model before its trial, and fewer than a trial has.
 _SOUND_FRAMES = 250
 _LEAK_MIB = 400
+_KILLED_MB = 500
 
 
 def files(port: int) -> dict[str, bytes]:
@@ -94,6 +96,7 @@ class CameraRig:
             self._sizes()
             self._service_with_picamera2()
             self._leak()
+            self._leak_killed()
         finally:
             self._heard.close()
 
@@ -222,39 +225,70 @@ class CameraRig:
         self.machine.done("systemctl", "stop", "edged")
 
     def _leak(self) -> None:
-        """A model that takes ever more memory is stopped by the unit and rolled back."""
+        """A model that takes ever more memory is slowed down, stopped and rolled back."""
         self._configure("v4l2:/dev/video0", (320, 180), fps=10)
         self.machine.done("systemctl", "start", "edged")
+        slowed = self._leaks("1.0.0", "high")
+        assert slowed > 0, "never beyond MemoryHigh"
+
+    def _leak_killed(self) -> None:
+        """So is one that is killed, where slowing it down is not enough."""
+        drop_in = "/run/systemd/system/edged.service.d/leak.conf"
+        self.machine.done("mkdir", "-p", str(Path(drop_in).parent))
+        limits = f"[Service]\nMemoryHigh=infinity\nMemoryMax={_KILLED_MB}M\n"
+        self.machine.done("tee", drop_in, content=limits.encode())
+        self.machine.done("systemctl", "daemon-reload")
+        self.machine.done("systemctl", "restart", "edged")
+        self._leaks("2.0.0", "max")
+        journal = self.machine.done("journalctl", "-u", "edged", "--no-pager")
+        assert journal.count("Failed with result 'oom-kill'") == 2, journal[-4000:]
+
+    def _leaks(self, version: str, event: str) -> int:
+        """Install a model that leaks and wait until it is rolled back; how often that was counted.
+
+        Args:
+            version: of the model.
+            event: a line of the control group's memory.events.
+        """
         self._next()
         with tempfile.TemporaryDirectory() as folder:
             desk = Desk(Path(folder))
             try:
-                model = badmodels.leaking(_LEAK_MIB, _SOUND_FRAMES)
-                content = desk.pack("1.0.0", model, name="colours").read_bytes()
+                model = badmodels.leaking(_LEAK_MIB, _SOUND_FRAMES + int(version[0]))
+                content = desk.pack(version, model, name="colours").read_bytes()
             finally:
                 desk.close()
         self.machine.done("tee", "/root/leaking.zip", content=content)
         words = ("edged", "models", "install", "--bare", "--json", "--model", "colours")
         self.machine.done(*words, "/root/leaking.zip")
-        self._next(version="1.0.0")
-        began_s = time.monotonic()
-        most_bytes = slowed = 0
-        while '"ROLLED_BACK"' not in self._deployments():
+        self._next(version=version)
+        began_s, restarts = time.monotonic(), self._restarts()
+        most_bytes = counted = 0
+        while not (ended := self._ended(version)):
             assert time.monotonic() - began_s < _LEAK_S, self._deployments()
             # The group is a new one after each start.
             said = self.machine.run("sh", "-c", f"cd {_GROUP} && cat memory.peak memory.events")
-            figures = [int(word) for word in said.stdout.split() if word.isdecimal()]
-            most_bytes, slowed = max([most_bytes, *figures[:1]]), max([slowed, *figures[2:3]])
-        assert '"trial_crashed"' in self._deployments(), self._deployments()
+            if found := re.match(rf"(\d+)\n(?:.*\n)*?{event} (\d+)\n", said.stdout):
+                most_bytes, counted = max(most_bytes, int(found[1])), max(counted, int(found[2]))
+        assert ended == ("ROLLED_BACK", "trial_crashed"), ended
         back = self._next()
         assert back["version"].startswith("0.0.0-factory"), back
-        high_bytes = int(self.machine.done("systemctl", "show", "-P", "MemoryHigh", "edged"))
-        assert slowed > 0, f"never beyond MemoryHigh: {most_bytes} of {high_bytes}"
         assert "Out of memory" not in self.machine.done("dmesg").replace("Memory cgroup out of", "")
+        limits = self.machine.done("systemctl", "show", "-p", "MemoryHigh,MemoryMax", "edged")
+        restarts = self._restarts() - restarts
         self._say(
-            f"a model that leaks: {most_bytes / 1e6:.0f} MB, MemoryHigh {high_bytes / 1e6:.0f} MB,"
-            f" rolled back after {time.monotonic() - began_s:.0f} s, {self._restarts()} restarts"
+            f"a model that leaks: {most_bytes / 1e6:.0f} MB ({', '.join(limits.split())}), rolled"
+            f" back after {time.monotonic() - began_s:.0f} s, {restarts} restarts"
         )
+        return counted
+
+    def _ended(self, version: str) -> tuple[str, str] | None:
+        """Return how the deployment of a version ended, with its reason; None where it has not."""
+        said = self._deployments()
+        for one in json.loads(said)["deployments"] if said else []:
+            if one["version"] == version and "status" in one:
+                return one["status"], one.get("reason", "")
+        return None
 
     def _deployments(self) -> str:
         # The service may be killed while it answers.

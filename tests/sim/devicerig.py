@@ -25,6 +25,7 @@ from sim.nspawn import Container
 WATCHDOG_S = 10
 _TRIAL = "[update]\ntrial_frames = 10\ntrial_seconds = 1\n"
 _HARM_AT = 400  # frames
+_SETTLED_S = 30.0  # caches are full, what the start took is given back
 _ROOT = "/etc/edged/tuf/root.json"
 
 
@@ -89,6 +90,7 @@ class SystemdRig:
         compiled = machine.root / "opt/edged"
         assert list(compiled.rglob("edged/__pycache__/daemon.*.pyc")), "nothing is compiled"
         assert not list(compiled.rglob("*.pyc.*")), "something was compiled anew"
+        time.sleep(_SETTLED_S)
         smaps = machine.done("sh", "-c", f"grep ^Pss: /proc/{service.pid()}/smaps_rollup")
         megabytes = int(smaps.split()[1]) / 1e3
         service.figure("memory_mb", megabytes, "memory of the process (Pss), MB", "", 120.0)
