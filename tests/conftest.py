@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from sim import broker as sim_broker
+from sim.desk import Desk
 from sim.device import BELT, Device, P
 from sim.disk import SmallDisk
 
@@ -68,6 +69,14 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Device]]:
     yield factory
     for device in made:
         device.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """The operator's: a signed repository behind a web server."""
+    made = Desk(tmp_path / "desk")
+    yield made
+    made.close()
 
 
 @pytest.fixture

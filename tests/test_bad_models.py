@@ -51,13 +51,6 @@ MARKED = {
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def factory(tmp_path: Path) -> Path:
     return models.write(tmp_path / "factory.tflite", models.classifier("float32"))
 

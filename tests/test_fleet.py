@@ -80,13 +80,6 @@ def own_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def two_devices(make, broker: Broker, desk: Desk, tmp_path: Path) -> dict[str, Device]:
     """`porch` and `shed`, which are online; `shed` is of the group `garden`."""
     scenes = tmp_path / "scenes"

@@ -29,13 +29,6 @@ GROUP, ALL = "edged/@yard/update/m/desired", "edged/@all/update/m/desired"
 STATE, RESULT, ERROR = f"{P}/update/m/state", f"{P}/update/m/result", f"{P}/error"
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk")
-    yield made
-    made.close()
-
-
 MakeDevice = Callable[..., Device]
 
 

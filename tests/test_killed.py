@@ -39,13 +39,6 @@ LONG = [pytest.mark.slow, pytest.mark.timeout(1800)]
 RESULT, STATE = f"{P}/update/m/result", f"{P}/update/m/state"
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk")
-    yield made
-    made.close()
-
-
 def body(desk: Desk, factory: Path, fps: int = 60) -> str:
     return (
         f'{desk.update}\n[[model]]\nname = "m"\nfactory = "{factory}"\n\n'

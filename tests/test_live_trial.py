@@ -224,8 +224,8 @@ def test_frames_written_for_the_model_before_serve_one_with_the_same_input(files
     assert line.counters.replaced == 0
 
 
-def test_a_prediction_does_not_wait_for_the_comparison(line: Line, files, monkeypatch) -> None:
-    """On a board that takes 100 ms for an invoke every tenth frame would come that much later."""
+def stuck_comparison(line: Line, files, monkeypatch) -> tuple[Servable, threading.Event]:
+    """Begin a trial whose previous model stays in `infer` until the event; both are returned."""
     previous = line.slot.current
     assert previous is not None
     inside, go_on = threading.Event(), threading.Event()
@@ -242,6 +242,12 @@ def test_a_prediction_does_not_wait_for_the_comparison(line: Line, files, monkey
     watch = TrialWatch(LIMITS, time.monotonic())
     line.slot.set_trial(LiveTrial(candidate, watch, previous, every=1), WAIT_S)
     assert inside.wait(WAIT_S)
+    return previous, go_on
+
+
+def test_a_prediction_does_not_wait_for_the_comparison(line: Line, files, monkeypatch) -> None:
+    """On a board that takes 100 ms for an invoke every tenth frame would come that much later."""
+    _, go_on = stuck_comparison(line, files, monkeypatch)
 
     until(lambda: len(line.sent) == line.counters.inferred)
     go_on.set()
@@ -249,22 +255,7 @@ def test_a_prediction_does_not_wait_for_the_comparison(line: Line, files, monkey
 
 def test_the_end_of_a_trial_waits_for_the_previous_model(line: Line, files, monkeypatch) -> None:
     """Only then may it be freed: an interpreter that is closed inside invoke takes the process."""
-    previous = line.slot.current
-    assert previous is not None
-    inside, go_on = threading.Event(), threading.Event()
-    real = previous.infer
-
-    def slow(tensor, state=None):
-        inside.set()
-        assert go_on.wait(WAIT_S)
-        return real(tensor, state)
-
-    candidate = load(files["equal"])
-    line.slot.swap(candidate, WAIT_S)
-    monkeypatch.setattr(previous, "infer", slow)
-    watch = TrialWatch(LIMITS, time.monotonic())
-    line.slot.set_trial(LiveTrial(candidate, watch, previous, every=1), WAIT_S)
-    assert inside.wait(WAIT_S)
+    previous, go_on = stuck_comparison(line, files, monkeypatch)
 
     assert not line.slot.set_trial(None, 0.1), "still inside"
     go_on.set()

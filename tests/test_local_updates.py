@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 from sim import models
 from sim.broker import MOSQUITTO, wait_for
-from sim.desk import Desk
 from sim.device import Device
 
 from edged.control_client import ask
@@ -24,13 +22,6 @@ from edged.models.files import Files
 from edged.models.handover import Handover
 
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -5,14 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import orjson
 import pytest
 from sim import models
 from sim.broker import MOSQUITTO, wait_for
-from sim.desk import Desk
 from sim.device import Device, P
 from test_journal import content, sealed
 from test_updates import latest, predictions, result_of, runs, want
@@ -23,13 +21,6 @@ pytestmark = [
     pytest.mark.broker,
     pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed"),
 ]
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk")
-    yield made
-    made.close()
 
 
 @pytest.fixture

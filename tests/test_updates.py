@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,13 +23,6 @@ pytestmark = [
 
 STATE, RESULT = f"{P}/update/m/state", f"{P}/update/m/result"
 DESIRED, COMMAND = f"{P}/update/m/desired", f"{P}/update/m/command"
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk")
-    yield made
-    made.close()
 
 
 @pytest.fixture
