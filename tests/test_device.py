@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tomllib
@@ -14,10 +15,15 @@ DEBIAN = ROOT / "packaging" / "debian"
 PINNED = sorted((DEBIAN / "requirements").glob("*.txt"))
 
 
-def run_rig(*arguments: str) -> None:
-    command = [sys.executable, str(ROOT / "scripts/device-test"), *arguments]
+@functools.cache
+def package(suite: str, architecture: str) -> str:
+    """Build a package, once for all rigs; its file."""
+    command = [str(ROOT / "scripts/build-deb"), "--suite", suite, "--arch", architecture]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    release = {"bookworm": "deb12", "trixie": "deb13"}[suite]
+    found = (ROOT / "dist").glob(f"edged_*~{release}_{architecture}.deb")
+    return str(max(found, key=lambda path: path.stat().st_mtime))
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -70,20 +76,21 @@ def test_maintainer_scripts_are_posix_shell(script: str) -> None:
 @pytest.mark.device
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "packages"),
     [
-        "systemd --suite bookworm",
-        "systemd --suite trixie",
-        "arm64",
-        "image",
-        "wear --minutes 1",
-        "camera",
-        "power --points 300 --kills 1 --short",
+        ("systemd --suite bookworm", ["bookworm amd64"]),
+        ("systemd --suite trixie", ["trixie amd64"]),
+        ("arm64", ["bookworm amd64", "bookworm arm64"]),
+        ("image", []),
+        ("wear --minutes 1", []),
+        ("camera", ["trixie amd64"]),
+        ("power --points 300 --kills 1 --short", ["bookworm amd64"]),
     ],
 )
-def test_rig(arguments: str) -> None:
+def test_rig(arguments: str, packages: list[str]) -> None:
+    debs = [f"--deb={package(*one.split())}" for one in packages]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/device-test"), *arguments.split()],
+        [sys.executable, str(ROOT / "scripts/device-test"), *arguments.split(), *debs],
         capture_output=True,
         text=True,
         check=False,

@@ -241,7 +241,7 @@ class CameraRig:
         self.machine.done("systemctl", "restart", "edged")
         self._leaks("2.0.0", "max")
         journal = self.machine.done("journalctl", "-u", "edged", "--no-pager")
-        assert journal.count("Failed with result 'oom-kill'") == 2, journal[-4000:]
+        assert journal.count("killed by the OOM killer") == 2, journal[-4000:]
 
     def _leaks(self, version: str, event: str) -> int:
         """Install a model that leaks and wait until it is rolled back; how often that was counted.
