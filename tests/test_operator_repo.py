@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,39 @@ def test_from_init_to_the_device(
     assert list((desk / "repo/targets").rglob("*.zip")) == []
     assert main(["repo", "withdraw", str(desk / "repo"), "birds", "1.4.0"]) == 1
     assert "version_unknown" in capsys.readouterr().err
+
+
+def test_what_is_published_is_listed(
+    desk: Path, repo: Repo, device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(desk / "repo")
+    capsys.readouterr()
+    assert main(["repo", "list", place]) == 0
+    assert capsys.readouterr().out.startswith("Nothing is published yet.\nroot is good until ")
+
+    for name, version in (("birds", "1.10.0"), ("birds", "1.9.0"), ("ants", "2.0.0-rc.1")):
+        assert main(["repo", "publish", place, str(package(desk, version, name))]) == 0
+    assert main(["repo", "publish", place, str(package(desk, "0.1.0")), "--downgrade-ok"]) == 0
+    capsys.readouterr()
+    assert main(["repo", "list", place, "--json"]) == 0
+    told = said(capsys)
+    listed = told["packages"]
+    assert isinstance(listed, list)
+    names = [(one["name"], one["version"], one["downgrade_ok"]) for one in listed]
+    assert names == [
+        ("ants", "2.0.0-rc.1", False),
+        ("birds", "0.1.0", True),
+        ("birds", "1.9.0", False),
+        ("birds", "1.10.0", False),
+    ]
+    zipped = (desk / "birds-1.10.0.zip").read_bytes()
+    assert (listed[-1]["bytes"], listed[-1]["sha256"]) == (len(zipped), sha256(zipped).hexdigest())
+    assert set(told["expires"]) == set(ROLES)  # type: ignore[call-overload]
+
+    assert main(["repo", "list", place]) == 0
+    heading, first, *_ = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["MODEL", "VERSION", "BYTES", "SHA-256", "DOWNGRADE"]
+    assert first.split()[:2] == ["ants", "2.0.0-rc.1"]
 
 
 def test_nothing_secret_is_served(desk: Path, repo: Repo) -> None:

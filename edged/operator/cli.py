@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edged.command import OK, UsageError, new_file, run
 from edged.models.files import storing
 from edged.models.package import read_package
 from edged.operator.fleetparser import add_fleet_commands
+from edged.operator.fleetscreen import print_table
 from edged.operator.keys import ROLES, Elsewhere
 from edged.operator.modelcommands import add_model_commands
 from edged.operator.published import PublicFiles, State
@@ -66,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--downgrade-ok", action="store_true", help="devices with a later version may take it"
     )
+
+    _add(commands, "list", _list, "the versions that are published, and until when all is good")
 
     withdraw = _add(commands, "withdraw", _withdraw, "take a version out")
     withdraw.add_argument("name", metavar="NAME")
@@ -167,10 +171,44 @@ def _withdraw(args: argparse.Namespace) -> int:
     return OK
 
 
+def _list(args: argparse.Namespace) -> int:
+    state = _repo(args).published.state()
+    packages = state.packages()
+    if args.json:
+        values = [asdict(one) for one in packages]
+        _say_expiries(args, state, {"packages": values})
+        return OK
+    names = ["MODEL", "VERSION", "BYTES", "SHA-256", "DOWNGRADE"]
+    rows = [
+        [
+            one.name,
+            one.version,
+            f"{one.bytes:,}",
+            one.sha256[:12],
+            "ok" if one.downgrade_ok else "-",
+        ]
+        for one in packages
+    ]
+    if rows:
+        print_table(names, rows)
+    else:
+        print("Nothing is published yet.")
+    _say_expiries(args, state)
+    return OK
+
+
 def _refresh(args: argparse.Namespace) -> int:
     state = _repo(args).refresh(everything=args.all)
+    _say_expiries(args, state)
+    return OK
+
+
+def _say_expiries(
+    args: argparse.Namespace, state: State, values: Mapping[str, object] | None = None
+) -> None:
+    """Print until when each role is good, and a reminder of what the timer cannot renew."""
     lines = [f"{role} is good until {when:%Y-%m-%d}." for role, when in state.expires().items()]
-    _say(args, "\n".join(lines), _expiries(state))
+    _say(args, "\n".join(lines), {**(values or {}), **_expiries(state)})
     for role in ("root", "targets"):
         days = (state.expires()[role] - utc_now()).days
         if days < _SOON_DAYS:
@@ -179,7 +217,6 @@ def _refresh(args: argparse.Namespace) -> int:
                 " `edgectl repo refresh --all` with the offline keys.",
                 file=sys.stderr,
             )
-    return OK
 
 
 def _rotate(args: argparse.Namespace) -> int:

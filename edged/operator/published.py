@@ -13,12 +13,33 @@ from typing import Any, TypeVar
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
-from edged.errors import OperatorError
+from edged.errors import OperatorError, VerifyError
 from edged.models.files import Files, storing
+from edged.models.target import read_target
+from edged.models.version import Version
 from edged.operator.keys import ROLES
 
 _S = TypeVar("_S", bound=Signed)
 _MOST_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPackage:
+    """What is signed about a package.
+
+    Attributes:
+        name: of the model.
+        version: of the package.
+        bytes: of the file.
+        sha256: of the file, hexadecimal.
+        downgrade_ok: devices with a later version may take it.
+    """
+
+    name: str
+    version: str
+    bytes: int
+    sha256: str
+    downgrade_ok: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +54,19 @@ class State:
     def expires(self) -> dict[str, datetime]:
         """Return when each role expires."""
         return {role: getattr(self, role).expires for role in ROLES}
+
+    def packages(self) -> list[PublishedPackage]:
+        """Return the packages by name, the versions of each in their order.
+
+        Raises:
+            OperatorError: `repo_damaged`: one of them is none that edgectl has signed in.
+        """
+        try:
+            found = [_package(path, target) for path, target in self.targets.targets.items()]
+            packages = [one for one in found if one is not None]
+            return sorted(packages, key=lambda one: (one.name, Version(one.version)))
+        except (VerifyError, ValueError) as error:
+            raise OperatorError("repo_damaged", f"targets.json is damaged: {error}.") from error
 
 
 class PublicFiles(Files):
@@ -148,6 +182,17 @@ class Published:
         if not isinstance(signed, kind):
             raise OperatorError("repo_damaged", f"{name} is something else.")
         return signed
+
+
+def _package(path: str, target: TargetFile) -> PublishedPackage | None:
+    """Return what is said of a package; None for a file that is none."""
+    said = read_target(path, target.length, target.hashes, target.custom, "", hash_prefix=False)
+    release = said.release
+    if release is None:
+        return None
+    return PublishedPackage(
+        release.name, release.version, target.length, said.wanted.sha256, release.downgrade_ok
+    )
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
