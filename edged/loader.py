@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from edged.config import Config, ModelConfig
-from edged.errors import StoreError, ValidationError
+from edged.errors import EdgedError, StoreError, ValidationError
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path, variants
 from edged.inference.loading import load_servable
@@ -55,11 +55,28 @@ class Loader:
             StoreError: it is missing or damaged.
             EdgedError: as `load_servable` and `load_package`.
         """
-        model = self._models[name]
+        return self._load(self._models[name], self._config.cameras_of(name), version, sha256)
+
+    def loads_plainly(self, name: str, release: Release) -> bool:
+        """Say whether a version can be loaded where the owner asks nothing of it.
+
+        What cannot be loaded otherwise then fails for the configuration.
+        """
+        plain = ModelConfig(name=name, factory=self._models[name].factory)
+        try:
+            self._load(plain, (), release.version, release.sha256).close()
+        except EdgedError:
+            return False
+        return True
+
+    def _load(
+        self, model: ModelConfig, cameras: tuple[str, ...], version: str, sha256: str
+    ) -> Servable:
+        name = model.name
         with self._loading(sha256):
             # Looking into the factory file takes as long as loading: only where it can be it.
             if version == Version.factory(sha256).text and self._is_configured(model, sha256):
-                servable = self._bare(model)
+                servable = self._bare(model, cameras)
             else:
                 place = self._store.check(name, version, sha256)
                 if (place / MANIFEST).exists():
@@ -69,11 +86,11 @@ class Loader:
                         read_manifest(place),
                         sha256,
                         edgetpu_library=self._config.edgetpu_library,
-                        cameras=self._config.cameras_of(name),
+                        cameras=cameras,
                     )
                 first = place / MODEL
                 factory = first if first.exists() else place / MODEL_EDGETPU
-                servable = self._bare(replace(model, factory=str(factory)))
+                servable = self._bare(replace(model, factory=str(factory)), cameras)
         servable.id = ModelId(name, version, sha256)
         return servable
 
@@ -108,12 +125,8 @@ class Loader:
         except (ValidationError, StoreError):
             return False
 
-    def _bare(self, model: ModelConfig) -> Servable:
-        return load_servable(
-            model,
-            edgetpu_library=self._config.edgetpu_library,
-            cameras=self._config.cameras_of(model.name),
-        )
+    def _bare(self, model: ModelConfig, cameras: tuple[str, ...]) -> Servable:
+        return load_servable(model, edgetpu_library=self._config.edgetpu_library, cameras=cameras)
 
     @contextmanager
     def _loading(self, sha256: str) -> Iterator[None]:

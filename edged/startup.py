@@ -196,7 +196,7 @@ def _loaded(
 ) -> tuple[Servable | None, Journal]:
     """Load what is to run; where it is unusable, and something else is there, go back to that.
 
-    With `must` nothing else will do.
+    With `must`, or where the configuration is at fault, nothing else will do.
     """
     release = runs(journal)
     if release is None:
@@ -214,10 +214,11 @@ def _loaded(
         spare = any(one is not None and one.sha256 != release.sha256 for one in others)
         if current is not None and current.state not in BEFORE_TRIAL:
             spare = True  # a roll-back or a trial goes on, and decides
-        if must or not spare:
-            raise
+        settled = current is None or current.state in BEFORE_TRIAL
+        if must or not spare or (settled and loader.loads_plainly(journal.model, release)):
+            raise  # what is amiss may be a typing mistake, which costs no version
         log.error("model %s: %s", journal.model, error.explain())
-        if current is None or current.state in BEFORE_TRIAL:
+        if settled:
             detail = error.explain()
             journal = fall_back(journal, Reason.ACTIVE_UNUSABLE, detail, moment)
         return None, journal

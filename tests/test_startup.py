@@ -12,12 +12,14 @@ from sim import models
 from sim.journals import ACTIVE, BOOT, NOW_MS, in_state, under_way
 
 from edged.config import CameraConfig, Config, ModelConfig
-from edged.errors import StoreError
+from edged.errors import EdgedError, StoreError
 from edged.loader import Loader
 from edged.models.files import Files
 from edged.models.journal import Journal
-from edged.models.records import Crashes, State
+from edged.models.manifest import MODEL
+from edged.models.records import Crashes, Release, State
 from edged.models.recovery import BootFacts
+from edged.models.seal import bare_digest
 from edged.models.store import Store
 from edged.startup import Started, start
 
@@ -49,7 +51,8 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         factory = models.write(folder / "factory.tflite", models.classifier("float32"))
-        (folder / "labels.txt").write_text("\n".join(models.COLOURS))
+        self.labels = folder / "labels.txt"
+        self.labels.write_text("\n".join(models.COLOURS))
         self.state_dir = folder / "state"
         self.model = ModelConfig(name="birds", factory=str(factory))
         self.camera = CameraConfig(name="front", source="synthetic", model="birds")
@@ -63,6 +66,20 @@ class Board:
 
     def keep(self, journal: Journal) -> None:
         Store(self.state_dir).journal("birds").save(journal)
+
+    def commit(self, version: str, model: bytes = models.classifier("int8")) -> Journal:
+        """Install a version, and have it run from the next start on."""
+        store, contents = Store(self.state_dir), {MODEL: model}
+        sha256 = bare_digest(contents)
+
+        def fill(folder: Path) -> None:
+            (folder / MODEL).write_bytes(model)
+
+        store.install("birds", version, sha256, len(model), fill)
+        before = self.journal
+        release = Release(version, sha256, NOW_MS)
+        self.keep(replace(before, active=release, previous=before.active))
+        return self.journal
 
     def start(self, files: Files, boot: BootFacts, known: Journal | None = None) -> Started:
         config = Config(state_dir=str(self.state_dir), model=(self.model,), camera=(self.camera,))
@@ -185,3 +202,32 @@ def test_a_reload_is_refused_rather_than_falling_back(board: Board) -> None:
     with pytest.raises(StoreError, match="is not there"):
         board.start(Files(), POWER_CUT, known)
     assert board.journal == known
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"labels": "gone.txt"}, {"mask": True}, {"accelerator": "edgetpu"}]
+)
+def test_a_mistake_in_the_configuration_costs_no_version(
+    board: Board, wrong: dict[str, object]
+) -> None:
+    sound = board.model
+    before = board.commit("1.0.0")
+    board.model = replace(sound, **wrong)
+
+    with pytest.raises(EdgedError, match=r"model 'birds' \(.*1\.0\.0"):
+        board.start(Files(), POWER_CUT)
+    assert board.journal == before
+
+    board.model = replace(sound, labels=str(board.labels))
+    started = board.start(Files(), POWER_CUT)
+    assert started.servables["birds"].id.version == "1.0.0"
+    started.close()
+
+
+def test_a_version_that_no_configuration_could_load_is_left(board: Board) -> None:
+    board.commit("1.0.0", b"TFL3 is not at the right place")
+    started = board.start(Files(), POWER_CUT)
+    current = started.journals["birds"].current
+    assert current is not None
+    assert current.state is State.ROLLING_BACK
+    started.close()
