@@ -15,6 +15,7 @@ from edged.breadcrumb import Breadcrumb
 from edged.camera.source import open_camera
 from edged.config import Config
 from edged.drift.commands import CommandInbox
+from edged.errors import EdgedError, Trouble
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.servable import Servable
 from edged.loader import Loader
@@ -114,6 +115,7 @@ class Assembly:
         self.config = config
         self.session = session
         self._last_stop = frame.last_stop
+        self._refused: Trouble | None = None
         self._loader = loader = Loader(config, frame.store, frame.crumb.loading)
         self._boot = secrets.token_hex(4)
         self._topics = topics_of(config)
@@ -230,6 +232,12 @@ class Assembly:
         info = self._info(self.session.status())
         self.session.set_retained(self._topics.info, encode_info(info))
 
+    def refuse(self, error: EdgedError) -> None:
+        """Go on as before, as a changed configuration cannot be used, and say so until one can."""
+        log.error("reload refused, going on as before: %s", error.explain())
+        self._refused = Trouble.of(error)
+        self.tell()
+
     def forget(self, names: Iterable[str]) -> None:
         """Take the retained state of models that are no more off the broker."""
         for name in names:
@@ -274,6 +282,7 @@ class Assembly:
             self.slots,
             self._captures,
             self._last_stop,
+            refused=self._refused,
             spool=session.spool_trouble,
             updates=self.updates.trouble,
             drift=self.watching.trouble,

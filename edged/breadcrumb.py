@@ -47,7 +47,7 @@ class RunRecord:
             raise unusable_runtime_dir(runtime_dir, error) from error
 
     def stopped(self, cause: str) -> None:
-        """Note a clean stop; `cause` is e.g. `sigterm`."""
+        """Note an end that was no crash: `sigterm`, or the reason for which the start failed."""
         try:
             self._write({"state": "stopped", "cause": cause})
         except OSError:

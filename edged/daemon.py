@@ -115,6 +115,9 @@ class Daemon:
                     code = self._serve(frame)
                 except _StopAskedError:
                     code = 0
+                except EdgedError as error:
+                    record.stopped(error.reason)
+                    raise
                 if code == 0:
                     record.stopped(self._stop_cause)
                     log.info("stopped (%s)", self._stop_cause)
@@ -231,7 +234,7 @@ class Daemon:
         except _StopAskedError:
             return assembly
         except EdgedError as error:
-            log.error("reload refused, going on as before: %s", error.explain())
+            assembly.refuse(error)
             self._notifier.ready()
             return assembly
         limit_s = max(slot.invoke_limit_s for slot in assembly.slots.values())

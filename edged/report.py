@@ -73,6 +73,7 @@ def device_info(
     captures: Iterable[Capture],
     last_stop: str,
     *,
+    refused: Trouble | None,
     spool: Trouble | None,
     updates: Trouble | None,
     drift: Trouble | None,
@@ -85,6 +86,7 @@ def device_info(
         slots: of models, by name.
         captures: of cameras.
         last_stop: why the run before stopped.
+        refused: why a changed configuration does not run.
         spool: what is wrong with the outbox on disk.
         updates: what is wrong with updates over the air.
         drift: what is wrong with what drift keeps on the disk.
@@ -114,6 +116,7 @@ def device_info(
         ),
         groups=config.groups,
         last_stop=last_stop,
+        configuration=_part(refused),
         outbox=_part(spool),
         updates=_part(updates),
         drift=_part(drift),

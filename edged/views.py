@@ -32,6 +32,9 @@ def status_lines(answer: Answer, width: int) -> list[str]:
     lines = [f"{who} runs as {_text(answer, 'device_id')} on {_text(answer, 'board')}, for {up}"]
     if answer.get("healthy") is False:
         lines.append("A model is stuck; the watchdog restarts the service.")
+    refused = _why(_part(answer, "configuration")).removeprefix(": ")
+    if refused:
+        lines += _wrapped(f"The configuration on disk is not used: {refused}", width)
     lines += _wrapped(_broker(broker), width)
     lines += _wrapped(_outbox(outbox), width)
     updates = _why(_part(answer, "updates")).removeprefix(": ")

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pytest
 from sim import models
-from sim.broker import Broker, Subscriber, wait_for
+from sim.broker import PATIENCE_S, Broker, Subscriber, wait_for
 from sim.broker import free_port as unused_port
 from sim.delegate import MODE_VARIABLE, delegate_or_skip
 from sim.device import BELT, Device, P
@@ -170,6 +170,17 @@ def test_killed_the_will_says_offline_and_the_next_start_says_crash(
         wait_for("why", lambda: last(subscriber, "info").get("last_stop") == "crash")
     finally:
         again.close()
+
+
+def test_a_start_that_fails_for_a_reason_is_no_crash(broker, subscriber, make) -> None:
+    device = make(broker.port, BELT.replace('factory = "belt"', 'factory = "/none.tflite"'))
+    device.start()
+    assert device.process.wait(PATIENCE_S) == 1
+    assert "(model_missing)" in device.log
+
+    device.write(BELT)
+    device.start().wait_ready()
+    wait_for("why", lambda: last(subscriber, "info").get("last_stop") == "model_missing")
 
 
 @pytest.mark.parametrize("rebooted", [True, False])
@@ -374,6 +385,15 @@ def test_reload_of_a_wrong_configuration_changes_nothing(
     assert re.search(words, device.log)
     seqs = [p["seq"] for p in predictions(subscriber)]
     assert seqs == list(range(1, len(seqs) + 1)), "not even a frame was dropped"
+
+    refused = last(subscriber, "info")["configuration"]
+    assert refused["reason"]
+    assert re.search(words, refused["detail"])
+    device.write(BELT)
+    device.signal(signal.SIGHUP)
+    device.wait_ready(times=3)
+    nothing = {"reason": "", "detail": ""}
+    wait_for("no more", lambda: last(subscriber, "info")["configuration"] == nothing)
 
 
 def test_reload_takes_a_replaced_model_file(broker, subscriber, make, tmp_path) -> None:

@@ -179,7 +179,7 @@ def test_info_begins_with_the_schema_and_keeps_its_order():
 
     assert list(message) == [
         *("schema", "versions", "board", "accelerators", "cameras", "models", "groups"),
-        *("last_stop", "outbox", "updates", "drift"),
+        *("last_stop", "configuration", "outbox", "updates", "drift"),
     ]
     assert message["outbox"] == {"reason": "", "detail": ""}
     assert message["schema"] == 1

@@ -130,6 +130,16 @@ def test_what_ails_drift_is_said() -> None:
     assert not [line for line in status_lines(STATUS, 100) if line.startswith("drift")]
 
 
+def test_a_configuration_that_is_not_used_is_said() -> None:
+    wrong = {"reason": "model_missing", "detail": "there is no model file of this name"}
+    said = status_lines({**STATUS, "configuration": wrong}, 200)
+
+    assert (
+        "The configuration on disk is not used: there is no model file of this name (model_missing)"
+    ) in said
+    assert not [line for line in status_lines(STATUS, 100) if line.startswith("The configuration")]
+
+
 def test_what_is_coming_is_said() -> None:
     coming = {
         "model": "birds",

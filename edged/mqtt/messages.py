@@ -131,6 +131,7 @@ class DeviceInfo:
 
     Attributes:
         last_stop: why the daemon last stopped, "" if unknown.
+        configuration: why what is on disk was refused, and the one before still runs.
         outbox: on disk.
         updates: over the air: why there are none, or what is wrong with the repository.
         drift: what is wrong with what drift keeps on the disk.
@@ -143,6 +144,7 @@ class DeviceInfo:
     models: tuple[ModelInfo, ...] = ()
     groups: tuple[str, ...] = ()
     last_stop: str = ""
+    configuration: PartInfo = PartInfo()
     outbox: PartInfo = PartInfo()
     updates: PartInfo = PartInfo()
     drift: PartInfo = PartInfo()
@@ -329,7 +331,8 @@ def encode_info(info: DeviceInfo) -> bytes:
         camera["detail"] = redacted(camera["detail"].replace(source, camera["source"]))
     for model in message["models"]:
         model["detail"] = redacted(model["detail"])
-    message["updates"]["detail"] = redacted(message["updates"]["detail"])
+    for part in ("configuration", "updates"):
+        message[part]["detail"] = redacted(message[part]["detail"])
     message["last_stop"] = redacted(message["last_stop"])
     return _dumps({"schema": SCHEMA, **message})
 

@@ -225,13 +225,10 @@ class CaptureWorker:
         before, self.state = self.state, CameraState(state, reason, detail)
         if (before.state, before.reason) != (state, reason):
             level = logging.INFO if state == "streaming" else logging.WARNING
+            words = f"{detail} It is tried again. ({reason})" if state == "waiting" else detail
             fields = {"camera": self.config.name, "reason": reason}
             log.log(
-                level,
-                "camera %s: %s",
-                self.config.name,
-                f"{detail or state} Tried again." if state == "waiting" else detail or state,
-                extra={"fields": fields},
+                level, "camera %s: %s", self.config.name, words or state, extra={"fields": fields}
             )
             self._changed()
 
