@@ -88,6 +88,7 @@ class Updates:
         self._boot_id = boot_id
         self._store = store
         self._inbox = inbox
+        self._named = config.update.metadata_url is not None
         root, self.off = _root(config)
         repositories = _Repositories(config, store.staging, root, self.off)
         self._handover = Handover(store.staging, Files())
@@ -139,7 +140,9 @@ class Updates:
     def start(self) -> None:
         """Start the updater."""
         if self.off is not None:
-            log.warning("%s (%s)", self.off.explain(), self.off.reason)
+            # Who wants none need not be warned at each start.
+            level = logging.WARNING if self._named else logging.INFO
+            log.log(level, "%s (%s)", self.off.explain(), self.off.reason)
         for name, release in self.fixed.items():
             active = VersionState(release.version, release.sha256, release.since_ms / 1000)
             state = encode_model_state(ModelState(name, active=active))
@@ -227,9 +230,11 @@ def _root(config: Config) -> tuple[bytes | None, ConfigError | None]:
         with path.open("rb") as file:
             root = file.read(_ROOT_LIMIT_BYTES)
     except OSError as error:
-        more = "" if named else ", and metadata_url and targets_url into [update]"
-        advice = f"Put the operator's root.json (`edgectl repo root`) there{more}."
         why = f"{off} cannot read {path}: {error.strerror}."
+        advice = "Put the operator's root.json (`edgectl repo root`) there."
+        if not named and isinstance(error, FileNotFoundError):
+            why = f"{off} no repository is configured."
+            advice = f"It takes the operator's {path}, and two addresses in [update]."
         return None, ConfigError("updates_off", why, advice=advice)
     if not named:
         why = f"{off} [update] names no repository."
