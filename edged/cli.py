@@ -205,11 +205,9 @@ def _snapshot(args: argparse.Namespace) -> int:
 
     config = config_of(args)
     camera = _camera(config, args.name)
-    model = next(model for model in config.model if model.name == camera.model)
     runs = is_locked(Path(config.state_dir))
-    taken = take_snapshot(
-        camera, model, Path(args.output), config.edgetpu_library, service_runs=runs
-    )
+    direct = args.model is not None
+    taken = take_snapshot(camera, config, Path(args.output), service_runs=runs, factory=direct)
     if args.json:
         print(orjson.dumps(taken.to_dict()).decode())
     else:
