@@ -27,6 +27,7 @@ from edged.models.source import Limits
 from edged.mqtt.attempt import try_broker
 from edged.redact import redacted
 from edged.running import load_factory, load_running, release_of
+from edged.servicefindings import directories, service_status
 
 _CONNECT_S = 3.0
 
@@ -54,8 +55,7 @@ def examine(config: Config | None, path: str, problem: str) -> list[Finding]:
         findings.append(_camera(camera))
     findings += _broker(config.mqtt, f"{config.device_id or 'edged'}-doctor")
     findings += _updates(config)
-    for name, directory in (("state_dir", config.state_dir), ("runtime_dir", config.runtime_dir)):
-        findings.append(_directory(name, Path(directory)))
+    findings += directories(config, service_status(config))
     findings.append(disk(Path(config.state_dir)))
     return findings
 
@@ -218,17 +218,3 @@ def _updates(config: Config) -> Iterator[Finding]:
         until = datetime.fromtimestamp(refreshed.expires_s, UTC)
         words = f"{update.metadata_url} is signed as it should be, good until {until:%Y-%m-%d}."
         yield Finding("ok", "updates", "ok", words)
-
-
-def _directory(name: str, path: Path) -> Finding:
-    place = next((place for place in (path, *path.parents) if os.path.exists(place)), path)  # noqa: PTH110  # no error where it may not look
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        return Finding(
-            "ok", name, "ok", f"{path} {'may be written' if path.exists() else 'can be made'}."
-        )
-    return Finding(
-        "fail",
-        name,
-        "not_writable",
-        f"This user may not write to {path}. Run as the service's user?",
-    )

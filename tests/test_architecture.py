@@ -55,7 +55,7 @@ FLOORS = [
      "operator.referenceimages", "operator.repo", "pipeline.memory", "pipeline.trial"],
     ["camera.source", "commands", "demo.desk", "demo.subscriber", "models.loading",
      "models.local", "operator.fleet", "operator.fleetdrift", "operator.fleetwait",
-     "operator.goldenimages", "pipeline.modelslot"],
+     "operator.goldenimages", "pipeline.modelslot", "servicefindings"],
     ["demo.account", "demo.device", "demo.live", "loader", "models.acts", "models.probe",
      "operator.fleetcommands", "operator.pack", "pipeline.lane", "pipeline.recovery",
      "pipeline.stage"],

@@ -138,6 +138,8 @@ def test_whoever_may_not_read_the_journal_gets_the_factory_file(
     out = open_folder / "out.png"
     out.touch()
     out.chmod(0o666)
+    assert snapshot(capsys, board) == "m 1.6.0 on cpu"
+    doctor(capsys, board)  # all modules are there before this process may not read them
     with stranger():
         said = snapshot(capsys, board)
         found = doctor(capsys, board)["model m"]
