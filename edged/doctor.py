@@ -24,10 +24,9 @@ from edged.inference.factory import factory_path
 from edged.inference.servable import Servable
 from edged.machinefindings import Finding, disk, edgetpu, machine, runtimes, video_devices
 from edged.models.source import Limits
-from edged.mqtt.attempt import try_broker
 from edged.redact import redacted
 from edged.running import load_factory, load_running, release_of
-from edged.servicefindings import directories, service_status
+from edged.servicefindings import broker, directories, service_status
 
 _CONNECT_S = 3.0
 
@@ -41,21 +40,23 @@ def examine(config: Config | None, path: str, problem: str) -> list[Finding]:
         problem: what is wrong with it, or "".
     """
     findings = [*machine(), *runtimes(), *edgetpu(config)]
-    if problem:
-        findings.append(Finding("fail", "config", "config_invalid", problem))
     if config is None:
+        findings += video_devices()
         if not problem:
             findings.append(Finding("warn", "config", "config_missing", f"There is no {path} yet."))
-        findings += [*video_devices(), *_broker(MqttConfig(), "edged-doctor")]
-        return findings
+            return [*findings, broker(MqttConfig(), "edged-doctor", {})]
+        findings.append(Finding("fail", "config", "config_invalid", problem))
+        words = "Not tried: the configuration names it, and models, cameras, updates, directories."
+        return [*findings, Finding("warn", "broker", "not_tried", words)]
     findings.append(Finding("ok", "config", "ok", f"{path} is in order."))
     for model in config.model:
         findings += _model(config, model)
     for camera in config.camera:
         findings.append(_camera(camera))
-    findings += _broker(config.mqtt, f"{config.device_id or 'edged'}-doctor")
+    status = service_status(config)
+    findings.append(broker(config.mqtt, f"{config.device_id or 'edged'}-doctor", status))
     findings += _updates(config)
-    findings += directories(config, service_status(config))
+    findings += directories(config, status)
     findings.append(disk(Path(config.state_dir)))
     return findings
 
@@ -178,15 +179,6 @@ def _network_camera(topic: str, source: str) -> Finding:
             return Finding("ok", topic, "ok", f"{shown} answers.")
     except (OSError, ValueError) as error:
         return Finding("fail", topic, "camera_unreachable", f"{shown} does not answer: {error}.")
-
-
-def _broker(mqtt: MqttConfig, client_id: str) -> Iterator[Finding]:
-    place = f"{mqtt.host}:{mqtt.effective_port}"
-    refused = try_broker(mqtt, client_id, _CONNECT_S)
-    if refused is None:
-        yield Finding("ok", "broker", "ok", f"{place} accepts this device.")
-    else:
-        yield Finding("fail", "broker", refused.reason, f"{place}: {refused.detail}")
 
 
 def _updates(config: Config) -> Iterator[Finding]:

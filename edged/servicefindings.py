@@ -6,14 +6,17 @@ import os
 import pwd
 from pathlib import Path
 
-from edged.config import Config
+from edged.config import Config, MqttConfig
 from edged.control_client import ask
 from edged.control_wire import Request
 from edged.errors import ControlError
 from edged.lock import is_locked
 from edged.machinefindings import Finding
+from edged.mqtt.attempt import try_broker
+from edged.mqtt.credentials import outside_unit
 
 _ANSWER_S = 3.0
+_CONNECT_S = 3.0
 
 
 def service_status(config: Config) -> dict[str, object]:
@@ -22,6 +25,33 @@ def service_status(config: Config) -> dict[str, object]:
         return ask(Path(config.runtime_dir), Request("status", {}), answer_s=_ANSWER_S)
     except ControlError:
         return {}
+
+
+def broker(mqtt: MqttConfig, client_id: str, status: dict[str, object]) -> Finding:
+    """Try the broker or, where the service alone has what that takes, say what it says.
+
+    Args:
+        mqtt: `[mqtt]`.
+        client_id: not the device's own.
+        status: what the service says.
+    """
+    place = f"{mqtt.host}:{mqtt.effective_port}"
+    mqtt, withheld = outside_unit(mqtt)
+    if not withheld:
+        refused = try_broker(mqtt, client_id, _CONNECT_S)
+        if refused is None:
+            return Finding("ok", "broker", "ok", f"{place} accepts this device.")
+        return Finding("fail", "broker", refused.reason, f"{place}: {refused.detail}")
+    told = status.get("broker")
+    said = told if isinstance(told, dict) else {}
+    reason, detail = str(said.get("reason") or ""), str(said.get("detail") or "")
+    who = f"Only the service has {withheld}"
+    if reason:
+        return Finding("fail", "broker", reason, f"{place}: {who}, and it says: {detail}")
+    if said.get("state") == "connected":
+        return Finding("ok", "broker", "ok", f"{place}: {who}, and it is connected.")
+    hint = "" if os.geteuid() == 0 else " Root may have it as well: sudo edged doctor"
+    return Finding("warn", "broker", "not_tried", f"{place}: not tried. {who}.{hint}")
 
 
 def directories(config: Config, status: dict[str, object]) -> list[Finding]:

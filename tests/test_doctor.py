@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from sim.broker import MOSQUITTO, Broker
 from sim.device import BELT
 
 from edged.cli import main
@@ -55,6 +56,97 @@ def serve(open_folder: Path) -> Iterator[Callable[[dict[str, object]], None]]:
     for server, lock in running:
         server.stop()
         lock.release()
+
+
+# The broker
+
+
+@pytest.fixture
+def credstore(tmp_path: Path, monkeypatch) -> Path:
+    """Where the service manager takes secrets from; this process is handed none."""
+    monkeypatch.setattr("edged.mqtt.credentials._STORE", str(tmp_path / "credstore"))
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (tmp_path / "credstore").mkdir(mode=0o700)
+    return tmp_path / "credstore"
+
+
+SECRET = '"$CREDENTIALS_DIRECTORY/edged.mqtt-password"'
+
+
+def with_password(config: Path, port: int, file: str = SECRET) -> None:
+    table = f'port = {port}\nusername = "edged"\npassword_file = {file}\n'
+    config.write_text(config.read_text() + table)
+
+
+def test_the_password_is_taken_from_where_the_unit_takes_it(
+    config, doctor, credstore, tmp_path
+) -> None:
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    broker = Broker(folder, users={"edged": "sesame"}).start()
+    try:
+        with_password(config, broker.port)
+        (credstore / "edged.mqtt-password").write_text("sesame\n")
+        assert doctor()["broker"]["level"] == "ok"
+        (credstore / "edged.mqtt-password").write_text("wrong\n")
+        assert doctor()["broker"]["level"] == "fail"
+    finally:
+        broker.stop()
+
+
+@pytest.mark.parametrize(
+    ("told", "level", "reason"),
+    [
+        ({"state": "connected", "reason": "", "detail": ""}, "ok", "ok"),
+        ({"state": "waiting", "reason": "broker_timeout", "detail": "x"}, "fail", "broker_timeout"),
+        ({"state": "connecting", "reason": "", "detail": ""}, "warn", "not_tried"),
+        (None, "warn", "not_tried"),
+    ],
+)
+def test_of_a_password_that_only_the_service_has_that_one_is_asked(
+    config, doctor, credstore, serve, free_port, told, level, reason
+) -> None:
+    with_password(config, free_port)
+    if told is not None:
+        serve({"state": "running", "broker": told})
+
+    found = doctor()["broker"]
+
+    assert (found["level"], found["reason"]) == (level, reason)
+    assert "Only the service has $CREDENTIALS_DIRECTORY/edged.mqtt-password" in found["words"]
+
+
+def test_a_password_that_this_user_may_not_read(
+    config, doctor, stranger, open_folder, free_port
+) -> None:
+    secret = open_folder / "password"
+    secret.touch(0o640)
+    with_password(config, free_port, f'"{secret}"')
+    with stranger():
+        found = doctor()["broker"]
+    assert (found["level"], found["reason"]) == ("warn", "not_tried")
+    assert found["words"].endswith("sudo edged doctor")
+
+    secret.unlink()
+    assert doctor()["broker"]["reason"] == "broker_password_unreadable"
+
+
+@pytest.mark.parametrize("broken", [b"[mqtt", b"\xff\xfe\x00", None])
+def test_without_a_configuration_that_can_be_used_nothing_of_it_is_tried(
+    config, doctor, broken
+) -> None:
+    if broken is None:
+        config.unlink()
+    else:
+        config.write_bytes(broken)
+
+    found = doctor()
+
+    assert found["config"]["level"] == "fail"
+    assert (found["broker"]["level"], found["broker"]["reason"]) == ("warn", "not_tried")
+    assert "127.0.0.1" not in found["broker"]["words"]
 
 
 # Directories
