@@ -19,11 +19,13 @@ from urllib.parse import urlsplit
 from edged.board import clock_synchronised
 from edged.config import CameraConfig, Config, ModelConfig, MqttConfig
 from edged.errors import EdgedError
+from edged.hidden import hidden_below, let_it_be_read
 from edged.inference.edgetpu import list_edgetpus
 from edged.inference.factory import factory_path
 from edged.inference.servable import Servable
 from edged.machinefindings import Finding, disk, edgetpu, machine, runtimes, video_devices
 from edged.models.source import Limits
+from edged.mqtt.credentials import SECRET_FILES
 from edged.redact import redacted
 from edged.running import load_factory, load_running, release_of
 from edged.servicefindings import broker, directories, service_status
@@ -53,12 +55,31 @@ def examine(config: Config | None, path: str, problem: str) -> list[Finding]:
         findings += _model(config, model)
     for camera in config.camera:
         findings.append(_camera(camera))
+    findings += _hidden(config)
     status = service_status(config)
     findings.append(broker(config.mqtt, f"{config.device_id or 'edged'}-doctor", status))
     findings += _updates(config)
     findings += directories(config, status)
     findings.append(disk(Path(config.state_dir)))
     return findings
+
+
+def _hidden(config: Config) -> Iterator[Finding]:
+    """Look for paths that the service's sandbox hides, though this process may see them."""
+    named = [(f"factory of {model.name}", model.factory) for model in config.model]
+    named += [(f"labels of {model.name}", model.labels or "") for model in config.model]
+    for camera in config.camera:
+        kind, _, path = camera.source.partition(":")
+        named += [(f"source of {camera.name}", path)] if kind in ("images", "file") else []
+    mqtt, update = config.mqtt, config.update
+    named += [(key, getattr(mqtt, key) or "") for key in SECRET_FILES]
+    named += [("root of [update]", update.root)] if update.metadata_url else []
+    for what, path in named:
+        # A link is followed: what it leads to is what the service opens.
+        place = os.path.realpath(os.path.expanduser(path)) if path[:1] in ("/", "~") else ""  # noqa: PTH111  # a home that nobody has is no error
+        if hidden_below(place):
+            words = f"{what} ({path}): {let_it_be_read(place)}"
+            yield Finding("warn", "paths", "hidden_from_service", words)
 
 
 def _model(config: Config, model: ModelConfig) -> Iterator[Finding]:

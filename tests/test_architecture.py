@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "edged"
 FLOORS = [
     ["camera.pacing", "config_rules", "drift.autocorrelation", "drift.disagreement",
      "drift.histogram", "drift.permutation", "drift.sampling", "drift.segment", "drift.state",
-     "edged", "errors", "frame", "inference.tensors", "models.fields", "models.seal",
+     "edged", "errors", "frame", "hidden", "inference.tensors", "models.fields", "models.seal",
      "models.strictjson", "models.version", "mqtt.inbound", "mqtt.moment", "mqtt.outbox",
      "pipeline.counters", "redact", "scene", "toml_lines", "views"],
     ["camera.base", "config", "control_wire", "drift.signals", "drift.window",

@@ -11,8 +11,13 @@ import pytest
 from sim.broker import MOSQUITTO, Broker
 from sim.device import BELT
 
+from edged.camera.images import ImageFolder
+from edged.camera.videofile import VideoFile
 from edged.cli import main
 from edged.control import ControlServer
+from edged.errors import EdgedError
+from edged.hidden import hidden_below, let_it_be_read
+from edged.inference.factory import read_model
 from edged.lock import RuntimeLock, StateLock
 
 NOBODY = 65534
@@ -147,6 +152,78 @@ def test_without_a_configuration_that_can_be_used_nothing_of_it_is_tried(
     assert found["config"]["level"] == "fail"
     assert (found["broker"]["level"], found["broker"]["reason"]) == ("warn", "not_tried")
     assert "127.0.0.1" not in found["broker"]["words"]
+
+
+# Paths that the unit's sandbox hides
+
+
+@pytest.mark.parametrize(
+    ("path", "top"),
+    [
+        ("/home/pi/pics", "/home"),
+        ("//home//pi", "/home"),
+        ("/srv/../root/x", "/root"),
+        ("/run/user/1000/x", "/run/user"),
+        ("/home", "/home"),
+        ("/homework/x", ""),
+        ("/run/edged", ""),
+        ("/srv/home/x", ""),
+        ("home/x", ""),
+        ("", ""),
+    ],
+)
+def test_what_the_sandbox_hides(path, top) -> None:
+    assert hidden_below(path) == top
+    assert ("sees nothing below" in let_it_be_read(path)) == bool(top)
+
+
+def test_the_unit_hides_them() -> None:
+    unit = Path(__file__).parents[1] / "systemd" / "edged.service"
+
+    assert "ProtectHome=yes" in unit.read_text().splitlines()
+
+
+def test_paths_that_the_service_cannot_see_are_warned_of(
+    config, doctor, open_folder, capsys
+) -> None:
+    assert "paths" not in doctor()
+    (open_folder / "link").symlink_to("/root/clip.mp4")
+    config.write_text(
+        config.read_text().replace("factory", 'labels = "/home/pi/l.txt"\nfactory')
+        + 'ca_file = "/run/user/1/ca.pem"\npassword_file = "/etc/edged/p"\nusername = "u"\n'
+        + f'[[camera]]\nname = "back"\nsource = "file:{open_folder}/link"\nmodel = "belt"\n'
+        + '[update]\nmetadata_url = "http://127.0.0.1:1/m"\ntargets_url = "http://127.0.0.1:1/t"\n'
+        + 'root = "/home/pi/root.json"\n'
+    )
+
+    main(["doctor", "--config", str(config)])
+    lines = capsys.readouterr().out.splitlines()
+    said = "\n".join(line for line in lines if line.split()[:2] == ["warn", "paths"])
+    for what in ("labels of belt", "source of back", "ca_file", "root of [update]"):
+        assert what in said
+    for what in ("factory of", "source of front", "password_file"):
+        assert what not in said
+
+
+@pytest.mark.parametrize("kind", ["model", "images", "video"])
+def test_a_file_that_may_not_be_read_is_said_with_the_sandbox(monkeypatch, kind) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = Path("/home/pi/thing")
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    opening: dict[str, Callable[[], object]] = {
+        "model": lambda: read_model(path),
+        "images": lambda: ImageFolder(path),
+        "video": lambda: VideoFile(str(path)),
+    }
+    with pytest.raises(EdgedError) as refused:
+        opening[kind]()
+
+    assert refused.value.reason in ("model_unreadable", "camera_no_permission")
+    assert "sees nothing below /home" in refused.value.advice
 
 
 # Directories

@@ -17,7 +17,7 @@ from edged.errors import DeviceError
 
 _VARIABLE = "CREDENTIALS_DIRECTORY"
 _STORE = "/etc/credstore"
-_FILES = ("password_file", "ca_file", "cert_file", "key_file")
+SECRET_FILES = ("password_file", "ca_file", "cert_file", "key_file")
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -64,7 +64,7 @@ def outside_unit(config: MqttConfig) -> tuple[MqttConfig, str]:
     """
     places: dict[str, Any] = {}
     withheld = ""
-    for key in _FILES:
+    for key in SECRET_FILES:
         named = getattr(config, key)
         if named is None:
             continue
