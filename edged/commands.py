@@ -14,7 +14,7 @@ import orjson
 from edged import __version__
 from edged.arguments import directories
 from edged.command import FAILED, OK
-from edged.control_client import ANSWER_S, ask
+from edged.control_client import ANSWER_S, ask, reading_files
 from edged.control_wire import Request
 from edged.errors import ControlError, EdgedError, StoreError
 from edged.lock import is_locked
@@ -145,7 +145,8 @@ def _ask(
         return ask(runtime_dir, request, file=file, progress=_show_progress, answer_s=answer_s)
     except ControlError as error:
         if error.reason == "service_not_running" and offline is not None:
-            return offline(Journals(state_dir))
+            with reading_files():
+                return offline(Journals(state_dir))
         raise _explained(error, state_dir) from error
 
 

@@ -476,3 +476,26 @@ def test_a_mark_finds_versions_that_are_only_history() -> None:
     assert marked.is_bad(sha("1.4.0"))
     with pytest.raises(StoreError, match=r"has had no version 9\.9\.9"):
         overview.mark(journal, "9.9.9", bad=True)
+
+
+# Whoever is not of the group
+
+
+@pytest.mark.parametrize(
+    "arguments", [["drift", "report"], ["models", "list"], ["deployments"]], ids=" ".join
+)
+def test_files_that_this_user_may_not_read(open_folder, stranger, capsys, arguments) -> None:
+    for name in ("drift", "models"):
+        (open_folder / "state" / name).mkdir(parents=True)
+    (open_folder / "state").chmod(0o750)
+    config = open_folder / "edged.toml"
+    config.write_text(f'state_dir = "{open_folder}/state"\nruntime_dir = "{open_folder}/r"\n{BELT}')
+    command = [*arguments, "--config", str(config)]
+    main(command)  # all modules are there before this process is a user who may not read them
+    capsys.readouterr()
+    with stranger():
+        assert main(command) == 1
+
+    said = capsys.readouterr().err
+    assert "Permission denied" in said
+    assert "sudo usermod -aG edged $USER" in said
