@@ -41,7 +41,11 @@ def report(args: argparse.Namespace) -> int:
         found = [one for one in found if one.subject.camera == args.camera]
     if not found:
         whose = "of any camera" if args.camera is None else f"of a camera '{args.camera}'"
-        raise DriftError("nothing_recorded", f"no drift windows {whose} are in {state_dir}.")
+        raise DriftError(
+            "nothing_recorded",
+            f"no drift windows {whose} are in {state_dir}.",
+            advice="The first comes after window_s of running: 300 s, unless [drift] says else.",
+        )
     if args.png is not None:
         _draw(found, args.png)
     if args.json:

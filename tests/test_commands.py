@@ -478,6 +478,13 @@ def test_a_mark_finds_versions_that_are_only_history() -> None:
         overview.mark(journal, "9.9.9", bad=True)
 
 
+def test_before_the_first_drift_window_its_time_is_said(call) -> None:
+    code, _, err = call("drift", "report")
+
+    assert code == 1
+    assert "after window_s of running: 300 s" in err
+
+
 # Whoever is not of the group
 
 
