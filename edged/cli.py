@@ -81,7 +81,7 @@ def _model_commands(parser: argparse.ArgumentParser) -> None:
     new = _service(commands, "install", "install from a file, such as one on a stick")
     new.add_argument("file", type=Path, metavar="FILE", help="made by `edgectl repo export`")
     new.add_argument("--model", metavar="MODEL", help="which, where the file does not say")
-    new.add_argument("--bare", action="store_true", help="a model or package that nobody signed")
+    new.add_argument("--bare", action="store_true", help="a package that nobody signed")
 
     back = _service(commands, "rollback", "return to the version before")
     back.add_argument("model", metavar="MODEL")
