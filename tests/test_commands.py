@@ -1,12 +1,15 @@
 """The commands that speak with the service: with one, without one, and with one of another kind."""
 
+import io
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from sim import packages
 from sim.device import BELT
 from sim.journals import ACTIVE, FACTORY, PREVIOUS, SETTLED, run_through, sha, under_way, wants
 
@@ -356,14 +359,54 @@ def test_only_an_ordinary_file_is_installed(call, tmp_path, updates) -> None:
     assert updates.asked == []
 
 
-def test_with_several_models_it_has_to_be_said_which(call, tmp_path, updates) -> None:
+def stick(path: Path, *models: str) -> str:
+    """Write a tar with packages of these models, named as `edgectl repo export` names them."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for model in ("../x", *models):
+            info = tarfile.TarInfo(f"targets/{model}/{'0' * 64}.1.6.0.zip")
+            tar.addfile(info, io.BytesIO())
+    return str(path)
+
+
+def test_with_several_models_the_file_says_which(call, tmp_path, updates) -> None:
+    for model in ("birds", "cats", "dogs"):
+        write(tmp_path, replace(SETTLED, model=model))
+    package = tmp_path / "dogs.zip"
+    facts = packages.facts(packages.contents(), name="dogs")
+    package.write_bytes(packages.archive(packages.parts(packages.encoded(facts))))
+
+    assert call("models", "install", stick(tmp_path / "a.tar", "cats"))[0] == 0
+    assert call("models", "install", stick(tmp_path / "b.tar", "cats", "mice"))[0] == 0
+    assert call("models", "install", "--bare", str(package))[0] == 0
+
+    assert [(model, bare) for _, model, _, bare in updates.asked] == [
+        ("cats", False),
+        ("cats", False),
+        ("dogs", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("models", "reason", "words"),
+    [
+        (("birds", "cats", "mice"), "argument_invalid", "which model it is for: birds, cats."),
+        ((), "argument_invalid", "say with --model which model it is for: birds, cats."),
+        (("mice", "rats"), "model_unknown", "the file is for mice, rats; there is: birds, cats."),
+        (None, "not_an_export", "no tar"),
+    ],
+)
+def test_with_several_models_a_file_that_does_not_say_which(
+    call, tmp_path, updates, models, reason, words
+) -> None:
     write(tmp_path, SETTLED)
     write(tmp_path, replace(SETTLED, model="cats"))
+    file = __file__ if models is None else stick(tmp_path / "a.tar", *models)
 
-    code, _, err = call("models", "install", __file__)
+    code, _, err = call("models", "install", file)
 
     assert code == 1
-    assert "say with --model which model it is for: birds, cats" in err
+    assert words in err
+    assert f"({reason})" in err
     assert updates.asked == []
 
 
