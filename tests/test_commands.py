@@ -290,6 +290,29 @@ def test_status_of_a_model_that_is_stuck(call, serve, healthy, expected) -> None
     assert (code, "stuck" in out) == (expected, not healthy)
 
 
+def test_status_though_the_configuration_was_broken_meanwhile(
+    config, tmp_path, serve, monkeypatch, capsys
+) -> None:
+    for module in ("arguments", "commands"):
+        monkeypatch.setattr(f"edged.{module}.DEFAULT_CONFIG", str(config))
+    monkeypatch.setattr("edged.config.Config.runtime_dir", f"{tmp_path}/run")
+    monkeypatch.delenv("EDGED_CONFIG", raising=False)
+    config.write_text("[mqtt")
+
+    assert main(["status"]) == 78
+    assert capsys.readouterr().out == ""
+    serve(status=lambda _: {"state": "starting", "edged": "0.1.0", "uptime_s": 3.0})
+    assert main(["status"]) == 78
+    told = capsys.readouterr()
+    assert told.out.startswith("edged 0.1.0 is starting")
+    assert "line 1" in told.err
+
+    other = tmp_path / "other.toml"
+    other.write_text("[mqtt")
+    assert main(["status", "--config", str(other)]) == 78
+    assert capsys.readouterr().out == "", "its service may be another one"
+
+
 def test_a_service_of_another_version(call, serve) -> None:
     serve()
 
