@@ -125,7 +125,8 @@ def test_an_active_version_that_is_damaged_is_said(capsys, board: Board) -> None
     model = board.state_dir / "models" / "m" / "1.6.0" / "model.tflite"
     model.write_bytes(model.read_bytes()[:-1])
 
-    assert main(["snapshot", "--config", str(board.config)]) == 1
+    out = str(board.config.with_name("out.png"))
+    assert main(["snapshot", "--config", str(board.config), "-o", out]) == 1
     assert "release_damaged" in capsys.readouterr().err
     assert doctor(capsys, board)["model m"]["reason"] == "release_damaged"
 
