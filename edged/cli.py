@@ -81,7 +81,7 @@ def _model_commands(parser: argparse.ArgumentParser) -> None:
     new = _service(commands, "install", "install from a file, such as one on a stick")
     new.add_argument("file", type=Path, metavar="FILE", help="made by `edgectl repo export`")
     new.add_argument("--model", metavar="MODEL", help="which, where the file does not say")
-    new.add_argument("--bare", action="store_true", help="a model or package that nobody signed")
+    new.add_argument("--bare", action="store_true", help="a package that nobody signed")
 
     back = _service(commands, "rollback", "return to the version before")
     back.add_argument("model", metavar="MODEL")
@@ -205,11 +205,9 @@ def _snapshot(args: argparse.Namespace) -> int:
 
     config = config_of(args)
     camera = _camera(config, args.name)
-    model = next(model for model in config.model if model.name == camera.model)
     runs = is_locked(Path(config.state_dir))
-    taken = take_snapshot(
-        camera, model, Path(args.output), config.edgetpu_library, service_runs=runs
-    )
+    direct = args.model is not None
+    taken = take_snapshot(camera, config, Path(args.output), service_runs=runs, factory=direct)
     if args.json:
         print(orjson.dumps(taken.to_dict()).decode())
     else:

@@ -7,16 +7,18 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
 
 from edged import __version__
-from edged.arguments import directories
+from edged.arguments import DEFAULT_CONFIG, config_path, directories
 from edged.command import FAILED, OK
-from edged.control_client import ANSWER_S, ask
+from edged.config import Config
+from edged.control_client import ANSWER_S, ask, reading_files
 from edged.control_wire import Request
-from edged.errors import ControlError, EdgedError, StoreError
+from edged.errors import ConfigError, ControlError, EdgedError, StoreError
 from edged.lock import is_locked
 from edged.models.journals import Journals
 from edged.views import (
@@ -35,8 +37,20 @@ _VERDICTS = {"bad": True, "good": False, "none": None}
 
 
 def status(args: argparse.Namespace) -> int:
-    """Show how the service is doing: 0 when it is up, 1 when it is not, or a model is stuck."""
-    state_dir, runtime_dir = directories(args)
+    """Show how the service is doing: 0 when it is up, 1 when it is not, or a model is stuck.
+
+    Raises:
+        ConfigError: of the file; what the service says that runs all the same was shown before.
+    """
+    try:
+        state_dir, runtime_dir = directories(args)
+    except ConfigError:
+        # It was read when the service started, and may have been broken since.
+        if config_path(args) == Path(DEFAULT_CONFIG):
+            with suppress(ControlError):
+                answer = ask(Path(Config.runtime_dir), Request("status", {}))
+                _show(args, answer, status_lines)
+        raise
     try:
         answer = ask(runtime_dir, Request("status", {}))
     except ControlError as error:
@@ -145,7 +159,8 @@ def _ask(
         return ask(runtime_dir, request, file=file, progress=_show_progress, answer_s=answer_s)
     except ControlError as error:
         if error.reason == "service_not_running" and offline is not None:
-            return offline(Journals(state_dir))
+            with reading_files():
+                return offline(Journals(state_dir))
         raise _explained(error, state_dir) from error
 
 

@@ -17,12 +17,13 @@ from edged.control_wire import (
     encode_request,
     parse_answer,
 )
-from edged.errors import ControlError
+from edged.errors import ControlError, StoreError
 
 ANSWER_S = 10.0
 _CONNECT_S = 5.0
 _AGAIN_S = 0.05
 _PIECE_BYTES = 64 * 1024
+_JOIN_GROUP = "Use sudo, or join the group of that file: sudo usermod -aG edged $USER."
 
 
 def ask(
@@ -69,6 +70,21 @@ def ask(
 
 
 @contextlib.contextmanager
+def reading_files() -> Iterator[None]:
+    """Say what a person can do who may not read the service's files beside it.
+
+    Raises:
+        StoreError: the same, with that.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        raise StoreError(error.reason, str(error), advice=_JOIN_GROUP) from error
+
+
+@contextlib.contextmanager
 def _connected(runtime_dir: Path) -> Iterator[socket.socket]:
     path = runtime_dir / SOCKET
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
@@ -87,7 +103,7 @@ def _connected(runtime_dir: Path) -> Iterator[socket.socket]:
             raise ControlError(
                 "control_no_permission",
                 f"this user may not connect to {path}.",
-                advice="Use sudo, or join the group of that file: sudo usermod -aG edged $USER.",
+                advice=_JOIN_GROUP,
             ) from error
         except OSError as error:
             raise ControlError(

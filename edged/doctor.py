@@ -8,65 +8,29 @@ from __future__ import annotations
 import grp
 import importlib.util
 import os
-import platform
 import socket
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from edged.board import board_name, clock_synchronised, free_bytes, temperatures_c
-from edged.config import CameraConfig, Config, MqttConfig
+from edged.board import clock_synchronised
+from edged.config import CameraConfig, Config, ModelConfig, MqttConfig
 from edged.errors import EdgedError
-from edged.inference.edgetpu import (
-    EdgeTpu,
-    explain_delegate_failure,
-    list_edgetpus,
-    pycoral_state,
-)
-from edged.inference.interpreter import edgetpu_library_error, installed_runtimes
-from edged.inference.loading import load_servable
+from edged.hidden import hidden_below, let_it_be_read
+from edged.inference.edgetpu import list_edgetpus
+from edged.inference.factory import factory_path
+from edged.inference.servable import Servable
+from edged.machinefindings import Finding, disk, edgetpu, machine, runtimes, video_devices
 from edged.models.source import Limits
-from edged.mqtt.attempt import try_broker
+from edged.mqtt.credentials import SECRET_FILES
 from edged.redact import redacted
+from edged.running import load_factory, load_running, release_of
+from edged.servicefindings import broker, directories, service_status
 
-_SHORT_OF_SPACE_BYTES = 200 * 1024 * 1024
-_HOT_C = 80.0
 _CONNECT_S = 3.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
-
-    Attributes:
-        level: `ok`, `warn` (works, but look at it) or `fail` (will not work).
-        topic: what was looked at.
-        reason: stable slug.
-        words: what was found and what to do.
-    """
-
-    level: str
-    topic: str
-    reason: str
-    words: str
-
-    def line(self) -> str:
-        """Return it for people."""
-        return f"{self.level:<5} {self.topic:<12} {self.words}"
-
-    def to_dict(self) -> dict[str, str]:
-        """Return it for JSON."""
-        return {
-            "level": self.level,
-            "topic": self.topic,
-            "reason": self.reason,
-            "words": self.words,
-        }
 
 
 def examine(config: Config | None, path: str, problem: str) -> list[Finding]:
@@ -77,150 +41,90 @@ def examine(config: Config | None, path: str, problem: str) -> list[Finding]:
         path: where it was looked for.
         problem: what is wrong with it, or "".
     """
-    findings = [*_machine(), *_runtimes(), *_edgetpu(config)]
-    if problem:
-        findings.append(Finding("fail", "config", "config_invalid", problem))
+    findings = [*machine(), *runtimes(), *edgetpu(config)]
     if config is None:
+        findings += video_devices()
         if not problem:
             findings.append(Finding("warn", "config", "config_missing", f"There is no {path} yet."))
-        findings += [*_video_devices(), *_broker(MqttConfig(), "edged-doctor")]
-        return findings
+            return [*findings, broker(MqttConfig(), "edged-doctor", {})]
+        findings.append(Finding("fail", "config", "config_invalid", problem))
+        words = "Not tried: the configuration names it, and models, cameras, updates, directories."
+        return [*findings, Finding("warn", "broker", "not_tried", words)]
     findings.append(Finding("ok", "config", "ok", f"{path} is in order."))
     for model in config.model:
-        findings.append(_model(config, model.name))
+        findings += _model(config, model)
     for camera in config.camera:
         findings.append(_camera(camera))
-    findings += _broker(config.mqtt, f"{config.device_id or 'edged'}-doctor")
+    findings += _hidden(config)
+    status = service_status(config)
+    findings.append(broker(config.mqtt, f"{config.device_id or 'edged'}-doctor", status))
     findings += _updates(config)
-    for name, directory in (("state_dir", config.state_dir), ("runtime_dir", config.runtime_dir)):
-        findings.append(_directory(name, Path(directory)))
-    findings.append(_disk(Path(config.state_dir)))
+    findings += directories(config, status)
+    findings.append(disk(Path(config.state_dir)))
     return findings
 
 
-def _machine() -> Iterator[Finding]:
-    yield Finding(
-        "ok", "machine", "ok", f"{board_name()}, Python {platform.python_version()} ({sys.prefix})."
-    )
-    synchronised = clock_synchronised()
-    if synchronised is False:
-        yield Finding(
-            "warn",
-            "clock",
-            "clock_unsynced",
-            "The clock has not been set from the network since boot; times may be wrong.",
-        )
-    else:
-        words = (
-            "Set from the network." if synchronised else "Nobody here knows whether it is right."
-        )
-        yield Finding("ok", "clock", "ok", words)
-    hot = [f"{name} {value:.0f} C" for name, value in temperatures_c().items() if value >= _HOT_C]
-    if hot:
-        yield Finding("warn", "heat", "too_hot", f"Hot: {', '.join(hot)}; the CPU slows down.")
+def _hidden(config: Config) -> Iterator[Finding]:
+    """Look for paths that the service's sandbox hides, though this process may see them."""
+    named = [(f"factory of {model.name}", model.factory) for model in config.model]
+    named += [(f"labels of {model.name}", model.labels or "") for model in config.model]
+    for camera in config.camera:
+        kind, _, path = camera.source.partition(":")
+        named += [(f"source of {camera.name}", path)] if kind in ("images", "file") else []
+    mqtt, update = config.mqtt, config.update
+    named += [(key, getattr(mqtt, key) or "") for key in SECRET_FILES]
+    named += [("root of [update]", update.root)] if update.metadata_url else []
+    for what, path in named:
+        # A link is followed: what it leads to is what the service opens.
+        place = os.path.realpath(os.path.expanduser(path)) if path[:1] in ("/", "~") else ""  # noqa: PTH111  # a home that nobody has is no error
+        if hidden_below(place):
+            words = f"{what} ({path}): {let_it_be_read(place)}"
+            yield Finding("warn", "paths", "hidden_from_service", words)
 
 
-def _runtimes() -> Iterator[Finding]:
-    runtimes = installed_runtimes()
-    if not runtimes:
-        yield Finding(
-            "fail",
-            "runtime",
-            "runtime_missing",
-            "No TFLite runtime is installed: pip install ai-edge-litert.",
-        )
-    for runtime in runtimes:
-        yield Finding("ok", "runtime", "ok", f"{runtime.name} {runtime.version}.")
-    if pycoral_state() == "impostor":
-        yield Finding(
-            "warn",
-            "pycoral",
-            "pycoral_impostor",
-            "The installed pycoral is an unrelated map tool of the same name, not Coral's library."
-            " edged needs neither: pip uninstall pycoral.",
-        )
-
-
-def _edgetpu(config: Config | None) -> Iterator[Finding]:
-    devices = list_edgetpus()
-    library = config.edgetpu_library if config else "libedgetpu.so.1"
-    missing = edgetpu_library_error(library)
-    wanted = config is not None and any(
-        model.accelerator not in ("auto", "cpu") for model in config.model
-    )
-    if not devices:
-        yield Finding(
-            "fail" if wanted else "ok",
-            "edge tpu",
-            "edgetpu_no_device",
-            "No Edge TPU is plugged in." + ("" if wanted else " Models run on the CPU."),
-        )
-    for device in devices:
-        yield _edgetpu_device(device)
-    if (devices or wanted) and missing:
-        yield Finding(
-            "fail",
-            "edge tpu",
-            "edgetpu_library_missing",
-            explain_delegate_failure(missing, library, devices).explain(),
-        )
-
-
-def _edgetpu_device(device: EdgeTpu) -> Finding:
-    if device.accessible:
-        return Finding("ok", "edge tpu", "ok", f"{device.bus} at {device.node}.")
-    return Finding(
-        "fail",
-        "edge tpu",
-        "edgetpu_no_permission",
-        f"{device.bus} at {device.node}, but this user may not open it: add the user to the group"
-        f" {'plugdev' if device.bus == 'usb' else 'apex'}.",
-    )
-
-
-def _video_devices() -> Iterator[Finding]:
-    devices = sorted(Path("/dev").glob("video*"))
-    if devices:
-        names = ", ".join(str(device) for device in devices)
-        yield Finding("ok", "cameras", "ok", f"V4L2 devices: {names}.")
-    elif importlib.util.find_spec("picamera2") is not None:
-        yield Finding("ok", "cameras", "ok", "picamera2 is installed.")
-    else:
-        yield Finding(
-            "warn",
-            "cameras",
-            "no_cameras",
-            "No /dev/video* and no picamera2; network, file and synthetic sources still work.",
-        )
-
-
-def _model(config: Config, name: str) -> Finding:
-    model = next(model for model in config.model if model.name == name)
+def _model(config: Config, model: ModelConfig) -> Iterator[Finding]:
+    """Load what runs and, where that is another version, the factory file as well."""
+    name, topic = model.name, f"model {model.name}"
+    release, _ = release_of(Path(config.state_dir), name)
     if model.accelerator != "cpu" and list_edgetpus():
         # Opening a busy Edge TPU from a second process would kill the service that has it.
-        return Finding(
-            "ok", f"model {name}", "not_tried", f"{model.factory}: not loaded, to leave the TPU be."
-        )
+        which = model.factory if release is None else release.version
+        yield Finding("ok", topic, "not_tried", f"{which}: not loaded, to leave the TPU be.")
+        return
     try:
-        servable = load_servable(
-            model, edgetpu_library=config.edgetpu_library, cameras=config.cameras_of(name)
-        )
+        servable, unknown = load_running(config, name)
     except EdgedError as error:
-        return Finding("fail", f"model {name}", error.reason, error.explain())
+        yield Finding("fail", topic, error.reason, error.explain())
+        return
+    words, fallback = _loaded(servable), servable.fallback
+    if unknown:
+        yield Finding("warn", topic, "running_unknown", f"{words} Which runs: {unknown}")
+    elif fallback is not None:
+        yield Finding("warn", topic, fallback.reason, f"{words} {fallback.detail}")
+    else:
+        yield Finding("ok", topic, "ok", words)
+    if release is None or unknown or servable.path == factory_path(model.factory):
+        return
     try:
-        words = (
-            f"{servable.kind}, {len(servable.labels)} labels,"
-            f" {servable.input.width} x {servable.input.height}, on {servable.accelerator}."
-        )
-        if servable.states:
-            fed = ", ".join(f"{source} by {feeder}" for source, feeder in servable.states)
-            words += f" Fed back per camera: {fed}."
-        if servable.fallback is not None:
-            reason = servable.fallback.reason
-            return Finding("warn", f"model {name}", reason, f"{words} {servable.fallback.detail}")
-        return Finding("ok", f"model {name}", "ok", words)
-    finally:
-        servable.close()
+        words = _loaded(load_factory(config, name))
+    except EdgedError as error:
+        # What runs does not need it, and a copy of an earlier one may be there to fall back on.
+        yield Finding("warn", f"factory {name}", error.reason, error.explain())
+    else:
+        yield Finding("ok", f"factory {name}", "ok", words)
+
+
+def _loaded(servable: Servable) -> str:
+    """Say what a model is that could be loaded, and free it."""
+    words = (
+        f"{servable.id.version}, {servable.kind}, {len(servable.labels)} labels,"
+        f" {servable.input.width} x {servable.input.height}, on {servable.accelerator}."
+    )
+    if servable.states:
+        fed = ", ".join(f"{source} by {feeder}" for source, feeder in servable.states)
+        words += f" Fed back per camera: {fed}."
+    servable.close()
+    return words
 
 
 def _camera(camera: CameraConfig) -> Finding:
@@ -298,15 +202,6 @@ def _network_camera(topic: str, source: str) -> Finding:
         return Finding("fail", topic, "camera_unreachable", f"{shown} does not answer: {error}.")
 
 
-def _broker(mqtt: MqttConfig, client_id: str) -> Iterator[Finding]:
-    place = f"{mqtt.host}:{mqtt.effective_port}"
-    refused = try_broker(mqtt, client_id, _CONNECT_S)
-    if refused is None:
-        yield Finding("ok", "broker", "ok", f"{place} accepts this device.")
-    else:
-        yield Finding("fail", "broker", refused.reason, f"{place}: {refused.detail}")
-
-
 def _updates(config: Config) -> Iterator[Finding]:
     """Ask the repository as the service would, and remember nothing."""
     update = config.update
@@ -336,27 +231,3 @@ def _updates(config: Config) -> Iterator[Finding]:
         until = datetime.fromtimestamp(refreshed.expires_s, UTC)
         words = f"{update.metadata_url} is signed as it should be, good until {until:%Y-%m-%d}."
         yield Finding("ok", "updates", "ok", words)
-
-
-def _directory(name: str, path: Path) -> Finding:
-    place = next((place for place in (path, *path.parents) if os.path.exists(place)), path)  # noqa: PTH110  # no error where it may not look
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        return Finding(
-            "ok", name, "ok", f"{path} {'may be written' if path.exists() else 'can be made'}."
-        )
-    return Finding(
-        "fail",
-        name,
-        "not_writable",
-        f"This user may not write to {path}. Run as the service's user?",
-    )
-
-
-def _disk(path: Path) -> Finding:
-    free = free_bytes(path)
-    if free is None:
-        return Finding("warn", "disk", "disk_unknown", f"Cannot tell how much is free at {path}.")
-    words = f"{free / 1e9:.1f} GB free at {path}."
-    if free < _SHORT_OF_SPACE_BYTES:
-        return Finding("warn", "disk", "disk_low", words + " New models may not fit.")
-    return Finding("ok", "disk", "ok", words)

@@ -11,7 +11,7 @@ import orjson
 
 from edged.arguments import directories
 from edged.command import OK
-from edged.control_client import ask
+from edged.control_client import ask, reading_files
 from edged.control_wire import Request
 from edged.drift.keeping import digest_of
 from edged.drift.picture import draw
@@ -35,12 +35,17 @@ def report(args: argparse.Namespace) -> int:
     """Show reference against now; with the service's judgement where it runs."""
     state_dir, runtime_dir = directories(args)
     standings = _standings(runtime_dir)
-    found = reports(read_windows(state_dir, Files()), _OnDisk(state_dir))
+    with reading_files():
+        found = reports(read_windows(state_dir, Files()), _OnDisk(state_dir))
     if args.camera is not None:
         found = [one for one in found if one.subject.camera == args.camera]
     if not found:
         whose = "of any camera" if args.camera is None else f"of a camera '{args.camera}'"
-        raise DriftError("nothing_recorded", f"no drift windows {whose} are in {state_dir}.")
+        raise DriftError(
+            "nothing_recorded",
+            f"no drift windows {whose} are in {state_dir}.",
+            advice="The first comes after window_s of running: 300 s, unless [drift] says else.",
+        )
     if args.png is not None:
         _draw(found, args.png)
     if args.json:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from edged.control import FILE, Operation
 from edged.drift.commands import Action
-from edged.errors import ControlError, StoreError
+from edged.errors import ControlError, MessageError, StoreError
 from edged.models.desired import ID, Source
+from edged.models.package import read_package
+from edged.models.stick import packages_in
 from edged.models.version import Version
 
 Answer = dict[str, object]
@@ -63,8 +66,9 @@ def update_operations(updates: Callable[[], Updates]) -> dict[str, Operation]:
         if not isinstance(descriptor, int):
             raise _wrong("no file came with the request")
         _check_file(descriptor)
-        model = _name(given) if _has(given, "model") else _only_model(updates().models())
-        return updates().install(model, _path(descriptor), bare)
+        path = _path(descriptor)
+        model = _name(given) if _has(given, "model") else _meant(updates().models(), path, bare)
+        return updates().install(model, path, bare)
 
     def mark(given: Answer) -> Answer:
         bad = _flag(given, "bad") if _has(given, "bad") else None
@@ -111,12 +115,21 @@ def drift_operations(drift: Callable[[], Drift]) -> dict[str, Operation]:
     }
 
 
-def _only_model(answer: Answer) -> str:
+def _meant(answer: Answer, path: str, bare: bool) -> str:
+    """Return the only model, or that which the file is for by its own names."""
     models = answer.get("models")
     names = [str(model["model"]) for model in models] if isinstance(models, list) else []
-    if len(names) != 1:
-        raise _wrong(f"say with --model which model it is for: {', '.join(names)}")
-    return names[0]
+    if len(names) == 1:
+        return names[0]
+    file = Path(path)
+    found = {read_package(file).manifest.name} if bare else {name for name, _ in packages_in(file)}
+    meant = [name for name in names if name in found]
+    if len(meant) == 1:
+        return meant[0]
+    if found and not meant:
+        words = f"the file is for {', '.join(sorted(found))}; there is: {', '.join(names)}"
+        raise MessageError("model_unknown", f"{words}.")
+    raise _wrong(f"say with --model which model it is for: {', '.join(meant or names)}")
 
 
 def _path(descriptor: int) -> str:

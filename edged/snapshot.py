@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 
 from edged.camera.source import open_camera
-from edged.config import CameraConfig, ModelConfig
+from edged.config import CameraConfig, Config
 from edged.errors import StoreError, ValidationError
-from edged.inference.loading import load_servable
 from edged.inference.preprocess import Preprocessor
 from edged.inference.servable import Servable
 from edged.mqtt.messages import said
 from edged.prediction import Result, seen
+from edged.running import load_factory, load_running
 
 # A live camera's first pictures are dark or tinted until exposure and white balance settle.
 _SETTLE_S = 1.0
@@ -67,20 +67,20 @@ class Snapshot:
 
 def take_snapshot(
     camera_config: CameraConfig,
-    model_config: ModelConfig,
+    config: Config,
     output: Path,
-    edgetpu_library: str,
     *,
     service_runs: bool,
+    factory: bool = False,
 ) -> Snapshot:
     """Save one frame as the model sees it.
 
     Args:
         camera_config: which camera; it must not be in use.
-        model_config: whose input.
+        config: with its model.
         output: .png or .jpg.
-        edgetpu_library: as in the configuration.
         service_runs: whether a daemon may be using the Edge TPU.
+        factory: whether the configured file is meant, whatever runs.
 
     Raises:
         CameraError: no frame.
@@ -93,7 +93,8 @@ def take_snapshot(
             f"cannot write {output}.",
             advice="The name must end in .png or .jpg.",
         )
-    servable = _load(model_config, edgetpu_library, service_runs=service_runs)
+    name = camera_config.model
+    servable, unknown = _load(config, name, service_runs=service_runs, factory=factory)
     camera = open_camera(camera_config)
     try:
         picture = camera.read(camera_config.stall_s)
@@ -121,18 +122,25 @@ def take_snapshot(
             f"cannot write {output}.",
             advice="Its directory must be there and writable.",
         )
-    model = f"{model_config.name} {servable.id.version} on {servable.accelerator}"
+    model = f"{name} {servable.id.version} on {servable.accelerator}"
+    if unknown:
+        model += f" (the factory model; which version runs: {unknown})"
     sizes = ((width, height), (view.shape[1], view.shape[0]))
     return Snapshot(output, camera.description, model, *sizes, result)
 
 
-def _load(config: ModelConfig, library: str, *, service_runs: bool) -> Servable:
-    """Load the model for the CPU if it can run there.
+def _load(config: Config, name: str, *, service_runs: bool, factory: bool) -> tuple[Servable, str]:
+    """Load the model for the CPU if it can run there, and say why it may be another than runs.
 
     A second process that opens an Edge TPU ends the one that has it.
     """
+
+    def load(config: Config) -> tuple[Servable, str]:
+        return (load_factory(config, name), "") if factory else load_running(config, name)
+
+    on_cpu = tuple(replace(model, accelerator="cpu") for model in config.model)
     try:
-        return load_servable(replace(config, accelerator="cpu"), edgetpu_library=library)
+        return load(replace(config, model=on_cpu))
     except ValidationError as error:
         if error.reason != "model_needs_edgetpu":
             raise
@@ -142,4 +150,4 @@ def _load(config: ModelConfig, library: str, *, service_runs: bool) -> Servable:
                 "the service has the Edge TPU, and there is no file of this model for the CPU.",
                 advice="Stop the service first.",
             ) from error
-    return load_servable(config, edgetpu_library=library)
+    return load(config)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if name in item.keywords:
                     item.add_marker(pytest.mark.skip(reason=f"{what}: run with --{name}"))
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A directory that everybody may enter, and all above it: those of pytest are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def stranger() -> Callable[[], AbstractContextManager[None]]:
+    """Makes this process another user for a while, in no group that owns anything."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+
+    @contextmanager
+    def another() -> Iterator[None]:
+        groups, group = os.getgroups(), os.getegid()
+        os.setgroups([])
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(group)
+            os.setgroups(groups)
+
+    return another
 
 
 @pytest.fixture

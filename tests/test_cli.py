@@ -199,7 +199,11 @@ def test_doctor_with_all_in_order(config, broker, capsys) -> None:
 
     assert code == 0, found
     assert found["broker"]["level"] == "ok"
-    assert found["model belt"]["words"].startswith("classification, 4 labels, 96 x 96, on cpu")
+    assert (
+        found["model belt"]["words"]
+        .partition(", ")[2]
+        .startswith("classification, 4 labels, 96 x 96, on cpu")
+    )
     assert found["cam front"]["level"] == "ok"
     assert found["state_dir"]["level"] == "ok"
     assert found["disk"]["level"] in ("ok", "warn")
@@ -274,7 +278,8 @@ def test_doctor_without_a_configuration(tmp_path, capsys, monkeypatch) -> None:
 
 def test_doctor_and_the_edge_tpu(config, capsys, monkeypatch) -> None:
     def plug(*devices: EdgeTpu) -> None:
-        monkeypatch.setattr("edged.doctor.list_edgetpus", lambda: devices)
+        for module in ("doctor", "machinefindings"):
+            monkeypatch.setattr(f"edged.{module}.list_edgetpus", lambda: devices)
 
     plug(EdgeTpu("usb", "/dev/bus/usb/001/004", accessible=False))
     code, _ = doctor(capsys, "--config", str(config))
@@ -291,7 +296,7 @@ def test_doctor_and_the_edge_tpu(config, capsys, monkeypatch) -> None:
 
 
 def test_doctor_knows_the_impostor(config, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("edged.doctor.pycoral_state", lambda: "impostor")
+    monkeypatch.setattr("edged.machinefindings.pycoral_state", lambda: "impostor")
 
     _, found = doctor(capsys, "--config", str(config))
 

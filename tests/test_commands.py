@@ -1,12 +1,15 @@
 """The commands that speak with the service: with one, without one, and with one of another kind."""
 
+import io
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from sim import packages
 from sim.device import BELT
 from sim.journals import ACTIVE, FACTORY, PREVIOUS, SETTLED, run_through, sha, under_way, wants
 
@@ -287,6 +290,29 @@ def test_status_of_a_model_that_is_stuck(call, serve, healthy, expected) -> None
     assert (code, "stuck" in out) == (expected, not healthy)
 
 
+def test_status_though_the_configuration_was_broken_meanwhile(
+    config, tmp_path, serve, monkeypatch, capsys
+) -> None:
+    for module in ("arguments", "commands"):
+        monkeypatch.setattr(f"edged.{module}.DEFAULT_CONFIG", str(config))
+    monkeypatch.setattr("edged.config.Config.runtime_dir", f"{tmp_path}/run")
+    monkeypatch.delenv("EDGED_CONFIG", raising=False)
+    config.write_text("[mqtt")
+
+    assert main(["status"]) == 78
+    assert capsys.readouterr().out == ""
+    serve(status=lambda _: {"state": "starting", "edged": "0.1.0", "uptime_s": 3.0})
+    assert main(["status"]) == 78
+    told = capsys.readouterr()
+    assert told.out.startswith("edged 0.1.0 is starting")
+    assert "line 1" in told.err
+
+    other = tmp_path / "other.toml"
+    other.write_text("[mqtt")
+    assert main(["status", "--config", str(other)]) == 78
+    assert capsys.readouterr().out == "", "its service may be another one"
+
+
 def test_a_service_of_another_version(call, serve) -> None:
     serve()
 
@@ -356,14 +382,54 @@ def test_only_an_ordinary_file_is_installed(call, tmp_path, updates) -> None:
     assert updates.asked == []
 
 
-def test_with_several_models_it_has_to_be_said_which(call, tmp_path, updates) -> None:
+def stick(path: Path, *models: str) -> str:
+    """Write a tar with packages of these models, named as `edgectl repo export` names them."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for model in ("../x", *models):
+            info = tarfile.TarInfo(f"targets/{model}/{'0' * 64}.1.6.0.zip")
+            tar.addfile(info, io.BytesIO())
+    return str(path)
+
+
+def test_with_several_models_the_file_says_which(call, tmp_path, updates) -> None:
+    for model in ("birds", "cats", "dogs"):
+        write(tmp_path, replace(SETTLED, model=model))
+    package = tmp_path / "dogs.zip"
+    facts = packages.facts(packages.contents(), name="dogs")
+    package.write_bytes(packages.archive(packages.parts(packages.encoded(facts))))
+
+    assert call("models", "install", stick(tmp_path / "a.tar", "cats"))[0] == 0
+    assert call("models", "install", stick(tmp_path / "b.tar", "cats", "mice"))[0] == 0
+    assert call("models", "install", "--bare", str(package))[0] == 0
+
+    assert [(model, bare) for _, model, _, bare in updates.asked] == [
+        ("cats", False),
+        ("cats", False),
+        ("dogs", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("models", "reason", "words"),
+    [
+        (("birds", "cats", "mice"), "argument_invalid", "which model it is for: birds, cats."),
+        ((), "argument_invalid", "say with --model which model it is for: birds, cats."),
+        (("mice", "rats"), "model_unknown", "the file is for mice, rats; there is: birds, cats."),
+        (None, "not_an_export", "no tar"),
+    ],
+)
+def test_with_several_models_a_file_that_does_not_say_which(
+    call, tmp_path, updates, models, reason, words
+) -> None:
     write(tmp_path, SETTLED)
     write(tmp_path, replace(SETTLED, model="cats"))
+    file = __file__ if models is None else stick(tmp_path / "a.tar", *models)
 
-    code, _, err = call("models", "install", __file__)
+    code, _, err = call("models", "install", file)
 
     assert code == 1
-    assert "say with --model which model it is for: birds, cats" in err
+    assert words in err
+    assert f"({reason})" in err
     assert updates.asked == []
 
 
@@ -476,3 +542,33 @@ def test_a_mark_finds_versions_that_are_only_history() -> None:
     assert marked.is_bad(sha("1.4.0"))
     with pytest.raises(StoreError, match=r"has had no version 9\.9\.9"):
         overview.mark(journal, "9.9.9", bad=True)
+
+
+def test_before_the_first_drift_window_its_time_is_said(call) -> None:
+    code, _, err = call("drift", "report")
+
+    assert code == 1
+    assert "after window_s of running: 300 s" in err
+
+
+# Whoever is not of the group
+
+
+@pytest.mark.parametrize(
+    "arguments", [["drift", "report"], ["models", "list"], ["deployments"]], ids=" ".join
+)
+def test_files_that_this_user_may_not_read(open_folder, stranger, capsys, arguments) -> None:
+    for name in ("drift", "models"):
+        (open_folder / "state" / name).mkdir(parents=True)
+    (open_folder / "state").chmod(0o750)
+    config = open_folder / "edged.toml"
+    config.write_text(f'state_dir = "{open_folder}/state"\nruntime_dir = "{open_folder}/r"\n{BELT}')
+    command = [*arguments, "--config", str(config)]
+    main(command)  # all modules are there before this process is a user who may not read them
+    capsys.readouterr()
+    with stranger():
+        assert main(command) == 1
+
+    said = capsys.readouterr().err
+    assert "Permission denied" in said
+    assert "sudo usermod -aG edged $USER" in said

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -419,28 +418,10 @@ def test_the_umask_takes_nothing_away(serve, tmp_path) -> None:
     assert stat.S_IMODE((directory / SOCKET).stat().st_mode) == 0o660
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A directory that everybody may enter, and all above it: those of pytest are private."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-def test_others_may_not(open_folder, serve) -> None:
-    if os.getuid() != 0:
-        pytest.skip("only root can be another user")
+def test_others_may_not(open_folder, serve, stranger) -> None:
     directory = serve(open_folder)
-    groups, group = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
+    with stranger():
         assert refused(lambda: ask(directory, STATUS)) == "control_no_permission"
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
 
     assert answers(directory)
 

@@ -145,6 +145,7 @@ BAD = {
     "nothing": (b"", "package_not_zip"),
     "a page": (b"<!doctype html><title>Log in</title>" * 20, "package_not_zip"),
     "a model": (b"\x1c\0\0\0TFL3" + bytes(100), "package_not_zip"),
+    "a model with metadata": (b"\x1c\0\0\0TFL3" + bytes(100) + CUT, "package_not_zip"),
     "a tar": (bytes(1024), "package_not_zip"),
     "cut at the half": (CUT[: len(CUT) // 2], "package_damaged"),
     "cut at the end": (CUT[:-1], "package_damaged"),
@@ -242,9 +243,10 @@ BAD = {
 }  # fmt: skip
 
 
-def test_a_model_is_told_from_a_package(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["a model", "a model with metadata"])
+def test_a_model_is_told_from_a_package(tmp_path: Path, what: str) -> None:
     path = tmp_path / "birds.zip"
-    path.write_bytes(BAD["a model"][0])
+    path.write_bytes(BAD[what][0])
     with pytest.raises(VerifyError) as refused:
         read_package(path)
     assert "edgectl model pack" in refused.value.explain()

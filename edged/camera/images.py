@@ -10,6 +10,7 @@ from edged.camera.imagefile import decode
 from edged.camera.paced import PacedCamera
 from edged.errors import CameraError
 from edged.frame import Color, Image
+from edged.hidden import let_it_be_read
 
 NATURAL_FPS = 1.0
 """Images a second where the configuration says nothing."""
@@ -131,7 +132,7 @@ class ImageFolder:
             raise CameraError(
                 "camera_no_permission",
                 f"{self._path} may not be read.",
-                advice="Let the user that runs edged read it.",
+                advice=let_it_be_read(str(self._path.absolute())),
             ) from error
         except OSError as error:
             raise CameraError(

@@ -12,6 +12,7 @@ from edged.camera.paced import PacedCamera
 from edged.camera.videoio import open_capture, rate_of, size_of
 from edged.errors import CameraError
 from edged.frame import Color, Image
+from edged.hidden import let_it_be_read
 
 _FALLBACK_FPS = 25.0
 
@@ -41,7 +42,7 @@ class VideoFile:
             raise CameraError(
                 "camera_no_permission",
                 f"{path} may not be read.",
-                advice="Let the user that runs edged read it.",
+                advice=let_it_be_read(str(Path(path).absolute())),
             ) from error
         except IsADirectoryError as error:
             raise CameraError(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import StoreError, ValidationError
+from edged.hidden import let_it_be_read
 from edged.inference.modelfile import ModelFile, read_model_file
 from edged.inference.modellabels import LABELS_LIMIT_BYTES
 
@@ -62,6 +63,12 @@ def read_model(path: Path) -> bytes:
         data = _read(path, MODEL_LIMIT_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValidationError("model_missing", "there is no model file of this name") from error
+    except PermissionError as error:
+        raise StoreError(
+            "model_unreadable",
+            f"cannot read the model file: {error}.",
+            advice=let_it_be_read(str(path.absolute())),
+        ) from error
     except (OSError, ValueError) as error:
         raise StoreError("model_unreadable", f"cannot read the model file: {error}") from error
     if data is None:

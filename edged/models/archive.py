@@ -68,6 +68,14 @@ def read_directory(file: BinaryIO, *, most_entries: int, most_bytes: int) -> tup
         VerifyError: `package_not_zip`, `package_damaged`, `package_unsafe`, `package_too_large`.
     """
     size = file.seek(0, 2)
+    file.seek(0)
+    if file.read(8)[4:] == _MODEL:
+        # Looked at first: TFLite metadata are a zip behind the model.
+        raise VerifyError(
+            "package_not_zip",
+            "this is a TFLite model, and no package yet.",
+            advice="Make one of it with `edgectl model pack`.",
+        )
     count, at, length = _end(file, size)
     if count > most_entries:
         raise _unsafe(f"it has {count} entries, more than {most_entries}")
@@ -168,19 +176,13 @@ def _end(file: BinaryIO, size: int) -> tuple[int, int, int]:
 
 def _no_end(file: BinaryIO, size: int) -> VerifyError:
     file.seek(0)
-    begin = file.read(8)
+    begin = file.read(2)
     file.seek(max(0, size - 65_557))  # the longest comment and the end before it
     tail = file.read()
     if len(tail) - tail.rfind(b"PK\5\6") > _END.size and b"PK\5\6" in tail:
         return _unsafe("something stands behind its end")
-    if begin.startswith(b"PK"):
+    if begin == b"PK":
         return _damaged("it is cut short")
-    if begin[4:8] == _MODEL:
-        return VerifyError(
-            "package_not_zip",
-            "this is a TFLite model, and no package yet.",
-            advice="Make one of it with `edgectl model pack`.",
-        )
     return VerifyError(
         "package_not_zip",
         "this is no package: packages are zip archives.",

@@ -6,8 +6,6 @@ values that JSON can carry.
 
 from __future__ import annotations
 
-import re
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +20,7 @@ from edged.models.overview import deployments, mark, overview
 from edged.models.package import read_package
 from edged.models.pursuit import cancel, forget_order, install, roll_back
 from edged.models.records import Moment
-from edged.models.stick import read_members
+from edged.models.stick import not_an_export, packages_in
 from edged.models.store import Store
 from edged.models.updater import Updater
 from edged.models.version import Version
@@ -204,25 +202,13 @@ def _exported(path: Path, model: str) -> str:
     Raises:
         VerifyError: `not_an_export`.
     """
-    pattern = re.compile(rf"targets/{re.escape(model)}/(?:[0-9a-f]{{64}}\.)?(.+)\.zip")
-    try:
-        with path.open("rb") as file:
-            for member in read_members(file):
-                match = pattern.fullmatch(member.name)
-                if match is not None:
-                    return Version(match[1]).text
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise _no_export(f"the file is no tar with a package ({error}).") from error
-    raise _no_export(f"the tar carries no package of {model}.")
-
-
-def _no_export(words: str) -> VerifyError:
-    # No name of it: the service has only the open file.
-    return VerifyError(
-        "not_an_export",
-        words,
-        advice="`edgectl repo export` makes one; with --bare a package is taken unsigned.",
-    )
+    for name, version in packages_in(path):
+        if name == model:
+            try:
+                return Version(version).text
+            except ValueError as error:
+                raise not_an_export(f"the file is no tar with a package ({error}).") from error
+    raise not_an_export(f"the tar carries no package of {model}.")
 
 
 def _deployment(journal: Journal, deployment_id: str) -> Answer:

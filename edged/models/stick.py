@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from edged.errors import FetchError
+from edged.errors import FetchError, VerifyError
 from edged.models.source import Body, Patience
 
 # Members are addressed as if the tar were a server: `stick:/metadata/timestamp.json`.
 METADATA_URL = "stick:/metadata"
 TARGETS_URL = "stick:/targets"
 _SCHEME = "stick:/"
+_PACKAGE = re.compile(r"targets/([a-z0-9_-]{1,64})/(?:[0-9a-f]{64}\.)?(.+)\.zip")
 _MAX_MEMBERS = 1000
 _MAX_NAME_BYTES = 1024
 _BLOCK_BYTES = 512
@@ -61,6 +63,32 @@ def read_members(file: BinaryIO) -> Iterator[Member]:
                 yield Member(long_name or info.name, at, info.size)
             long_name = ""
         at += -(-info.size // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def packages_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield model and version of the packages in a tar, by their names: nothing is verified.
+
+    Raises:
+        VerifyError: `not_an_export`.
+    """
+    try:
+        with path.open("rb") as file:
+            for member in read_members(file):
+                match = _PACKAGE.fullmatch(member.name)
+                if match is not None:
+                    yield match[1], match[2]
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise not_an_export(f"the file is no tar with a package ({error}).") from error
+
+
+def not_an_export(words: str) -> VerifyError:
+    """Return what to say of a file that `edgectl repo export` did not write."""
+    # No name of it: the service has only the open file.
+    return VerifyError(
+        "not_an_export",
+        words,
+        advice="`edgectl repo export` makes one; with --bare a package is taken unsigned.",
+    )
 
 
 class StickSource:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import ssl
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edged.config import MqttConfig
 from edged.errors import DeviceError
 
 _VARIABLE = "CREDENTIALS_DIRECTORY"
+_STORE = "/etc/credstore"
+SECRET_FILES = ("password_file", "ca_file", "cert_file", "key_file")
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -44,6 +48,37 @@ class TlsSocket(ssl.SSLSocket):
         except ssl.SSLError as error:
             self.trouble = error
             raise
+
+
+def outside_unit(config: MqttConfig) -> tuple[MqttConfig, str]:
+    """Return the table for another process than the service, and which file that one alone has.
+
+    What the service manager hands over is looked for where the unit's `LoadCredential=` takes it
+    from. A file that is simply missing the service misses as well.
+
+    Args:
+        config: `[mqtt]`.
+
+    Returns:
+        The table, and the first file, as it is configured, that this process may not read; or "".
+    """
+    places: dict[str, Any] = {}
+    withheld = ""
+    for key in SECRET_FILES:
+        named = getattr(config, key)
+        if named is None:
+            continue
+        handed_over = _VARIABLE not in os.environ and f"${_VARIABLE}" in named
+        places[key] = named.replace(f"${_VARIABLE}", _STORE, 1) if handed_over else named
+        try:
+            with Path(places[key]).open("rb"):
+                continue
+        except PermissionError:
+            withheld = withheld or named
+        except OSError:
+            if handed_over:  # a drop-in may take it from elsewhere
+                withheld = withheld or named
+    return replace(config, **places), withheld
 
 
 def read_password(path: str | None) -> str | None:
