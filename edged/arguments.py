@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from edged.board import default_device_id
 from edged.command import UsageError
 from edged.config import Config, MqttConfig
 from edged.config_text import ConfigTextError, Problem, from_values, parse, parse_mqtt
@@ -94,6 +95,8 @@ def config_of(args: argparse.Namespace) -> Config:
         if getattr(args, name) is not None:
             table[name] = getattr(args, name)
     values: dict[str, object] = {
+        # Not the service's: a broker throws out the one of two that have the same.
+        "device_id": default_device_id(suffix="-trial"),
         "model": [model],
         "camera": [camera],
         "state_dir": str(_own_state_dir()),

@@ -14,7 +14,9 @@ from sim.desk import Desk
 from sim.device import BELT
 
 from edged import __version__
-from edged.cli import main
+from edged.arguments import config_of
+from edged.board import default_device_id
+from edged.cli import _parser, main
 from edged.inference.edgetpu import EdgeTpu
 
 
@@ -116,6 +118,16 @@ def test_a_snapshot_without_a_configuration_as_json(tmp_path, capsys) -> None:
     taken = orjson.loads(capsys.readouterr().out)
     assert taken["model_input"] == [96, 96]
     assert len(taken["classes"]) == 4
+
+
+def test_a_run_without_a_configuration_is_not_taken_for_the_service() -> None:
+    arguments = ["run", "--model", "belt", "--camera", "synthetic"]
+
+    given = config_of(_parser().parse_args(arguments)).device_id
+    named = config_of(_parser().parse_args([*arguments, "--device-id", "porch"])).device_id
+
+    assert (given, named) == (default_device_id(suffix="-trial"), "porch")
+    assert given != default_device_id()
 
 
 def test_a_snapshot_says_where_as_the_wire_does(tmp_path, capsys) -> None:
