@@ -63,6 +63,12 @@ def _read(path: Path, parsed: Callable[[str], T], advice: str) -> T:
         raise ConfigError(
             "config_missing", f"there is no configuration file {path}.", advice=advice
         ) from error
+    except PermissionError as error:
+        raise ConfigError(
+            "config_unreadable",
+            f"this user may not read {path}: {error.strerror}.",
+            advice="Use sudo, or join the group of that file: sudo usermod -aG edged $USER.",
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError("config_unreadable", f"cannot read {path}: {error}.") from error
     try:

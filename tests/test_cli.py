@@ -77,6 +77,23 @@ def test_no_file_and_a_directory(tmp_path, capsys) -> None:
     assert "no configuration file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["check-config", "status"])
+def test_who_may_not_read_it_is_told_what_to_do(config, capsys, command) -> None:
+    config.chmod(0)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        assert main([command, "--config", str(config)]) == 78
+    finally:
+        if was_root:
+            os.seteuid(0)
+
+    said = capsys.readouterr().err
+    assert "may not read" in said
+    assert "sudo usermod -aG edged $USER" in said
+
+
 def test_the_environment_names_the_file(config, capsys, monkeypatch) -> None:
     monkeypatch.setenv("EDGED_CONFIG", str(config))
 
