@@ -67,7 +67,8 @@ def _read(path: Path, parsed: Callable[[str], T], advice: str) -> T:
         raise ConfigError(
             "config_unreadable",
             f"this user may not read {path}: {error.strerror}.",
-            advice="Use sudo, or join the group of that file: sudo usermod -aG edged $USER.",
+            advice="Use sudo, or join its group. That of a device is for root and the group edged,"
+            " mode 640: sudo usermod -aG edged $USER.",
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError("config_unreadable", f"cannot read {path}: {error}.") from error
