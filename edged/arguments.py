@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from edged.board import default_device_id
 from edged.command import UsageError
 from edged.config import Config, MqttConfig
 from edged.config_text import ConfigTextError, Problem, from_values, parse, parse_mqtt
@@ -62,6 +63,13 @@ def _read(path: Path, parsed: Callable[[str], T], advice: str) -> T:
         raise ConfigError(
             "config_missing", f"there is no configuration file {path}.", advice=advice
         ) from error
+    except PermissionError as error:
+        raise ConfigError(
+            "config_unreadable",
+            f"this user may not read {path}: {error.strerror}.",
+            advice="Use sudo, or join its group. That of a device is for root and the group edged,"
+            " mode 640: sudo usermod -aG edged $USER.",
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError("config_unreadable", f"cannot read {path}: {error}.") from error
     try:
@@ -94,6 +102,8 @@ def config_of(args: argparse.Namespace) -> Config:
         if getattr(args, name) is not None:
             table[name] = getattr(args, name)
     values: dict[str, object] = {
+        # Not the service's: a broker throws out the one of two that have the same.
+        "device_id": default_device_id(suffix="-trial"),
         "model": [model],
         "camera": [camera],
         "state_dir": str(_own_state_dir()),

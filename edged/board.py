@@ -21,15 +21,18 @@ _ASKED_AGAIN_S = 30.0
 _TIME_ERROR = 5  # adjtimex(2): not synchronised
 
 
-def default_device_id(root: Path = Path("/")) -> str:
+def default_device_id(root: Path = Path("/"), suffix: str = "") -> str:
     """Return `<hostname>-<6 hex of machine-id>`: every Pi is called raspberrypi.
 
     Args:
         root: where /etc is; another one in tests.
+        suffix: what it ends in, for a second daemon on the same machine.
     """
-    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:57].strip("-_") or "edged"
+    room = 57 - len(suffix)
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:room].strip("-_") or "edged"
     machine = _text(root / "etc/machine-id")
-    return f"{host}-{machine[:6]}" if re.fullmatch(r"[0-9a-f]{32}", machine) else host
+    known = re.fullmatch(r"[0-9a-f]{32}", machine)
+    return (f"{host}-{machine[:6]}" if known else host) + suffix
 
 
 def board_name(root: Path = Path("/")) -> str:

@@ -48,6 +48,9 @@ def test_the_default_device_id_is_unique_and_valid(tmp_path, monkeypatch) -> Non
         device_id = default_device_id(tmp_path)
         assert expected == device_id
         assert config_with(device_id).device_id == device_id
+        trial = default_device_id(tmp_path, "-trial")
+        assert trial.endswith("-012345-trial")
+        assert config_with(trial).device_id == trial
     assert default_device_id(tmp_path / "nowhere") == "edged"
 
 

@@ -14,7 +14,9 @@ from sim.desk import Desk
 from sim.device import BELT
 
 from edged import __version__
-from edged.cli import main
+from edged.arguments import config_of
+from edged.board import default_device_id
+from edged.cli import _parser, main
 from edged.inference.edgetpu import EdgeTpu
 
 
@@ -75,6 +77,23 @@ def test_no_file_and_a_directory(tmp_path, capsys) -> None:
     assert "no configuration file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["check-config", "status"])
+def test_who_may_not_read_it_is_told_what_to_do(config, capsys, command) -> None:
+    config.chmod(0)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        assert main([command, "--config", str(config)]) == 78
+    finally:
+        if was_root:
+            os.seteuid(0)
+
+    said = capsys.readouterr().err
+    assert "may not read" in said
+    assert "sudo usermod -aG edged $USER" in said
+
+
 def test_the_environment_names_the_file(config, capsys, monkeypatch) -> None:
     monkeypatch.setenv("EDGED_CONFIG", str(config))
 
@@ -116,6 +135,16 @@ def test_a_snapshot_without_a_configuration_as_json(tmp_path, capsys) -> None:
     taken = orjson.loads(capsys.readouterr().out)
     assert taken["model_input"] == [96, 96]
     assert len(taken["classes"]) == 4
+
+
+def test_a_run_without_a_configuration_is_not_taken_for_the_service() -> None:
+    arguments = ["run", "--model", "belt", "--camera", "synthetic"]
+
+    given = config_of(_parser().parse_args(arguments)).device_id
+    named = config_of(_parser().parse_args([*arguments, "--device-id", "porch"])).device_id
+
+    assert (given, named) == (default_device_id(suffix="-trial"), "porch")
+    assert given != default_device_id()
 
 
 def test_a_snapshot_says_where_as_the_wire_does(tmp_path, capsys) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import socket
 import stat
 import sys
 import tarfile
@@ -171,6 +172,44 @@ def test_what_is_published_is_listed(
     heading, first, *_ = capsys.readouterr().out.splitlines()
     assert heading.split() == ["MODEL", "VERSION", "BYTES", "SHA-256", "DOWNGRADE"]
     assert first.split()[:2] == ["ants", "2.0.0-rc.1"]
+
+
+IPV6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="IPv6 is off here")
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", pytest.param("::", marks=IPV6)])
+def test_what_is_printed_for_all_addresses_is_one_that_devices_reach(
+    repo: Repo, everywhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server(repo.published.directory, everywhere, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        answer = requests.get(f"{server.url}/metadata/timestamp.json", timeout=5)
+        assert answer.content == (repo.published.directory / "metadata/timestamp.json").read_bytes()
+        server.shutdown()
+
+        host = server.url.removeprefix("http://").rpartition(":")[0].strip("[]")
+        assert host != everywhere
+        assert server.bound.is_unspecified
+
+        def unreachable(*_: object) -> None:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+        monkeypatch.setattr(socket.socket, "connect", unreachable, raising=False)
+        assert server.url == f"http://{socket.gethostname()}:{server.server_port}"
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        pytest.param("::1", "[::1]", marks=IPV6),
+    ],
+)
+def test_an_address_that_was_named_is_printed(repo: Repo, address: str, host: str) -> None:
+    with Server(repo.published.directory, address, 0) as server:
+        assert server.url == f"http://{host}:{server.server_port}"
+        assert server.bound.is_loopback
 
 
 def test_nothing_secret_is_served(desk: Path, repo: Repo) -> None:

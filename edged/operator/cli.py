@@ -262,9 +262,9 @@ def _serve(args: argparse.Namespace) -> int:
     repo = _repo(args)
     repo.published.state()
     with Server(repo.published.directory, args.bind, args.port) as server:
-        url = f"http://{args.bind}:{server.server_port}"
+        url = server.url
         print(f'metadata_url = "{url}/metadata"\ntargets_url = "{url}/targets"', flush=True)
-        if args.bind.startswith("127."):
+        if server.bound.is_loopback:
             print("Only this machine can reach it: --bind 0.0.0.0 lets others.", file=sys.stderr)
         server.serve_forever()
     return OK

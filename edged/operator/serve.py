@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import shutil
+import socket
 import sys
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,8 @@ from typing import IO, Any
 from edged.errors import OperatorError
 
 _SERVED = ("metadata", "targets")
+# Of documentation, RFC 5737 and RFC 3849: routed as anything far away is, and nobody's.
+_FAR_AWAY = ((socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "192.0.2.1"))
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -79,6 +83,8 @@ class Server(ThreadingHTTPServer):
         def handler(*args: Any) -> _Handler:
             return _Handler(*args, directory=str(directory))
 
+        self._address = address
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             super().__init__((address, port), handler)
         except (OSError, OverflowError) as error:  # the latter: no such port
@@ -86,6 +92,35 @@ class Server(ThreadingHTTPServer):
                 "address_unusable", f"cannot listen on {address}:{port}: {error}"
             ) from error
 
+    @property
+    def bound(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+        """The address it listens on; `is_unspecified` means on all."""
+        return ipaddress.ip_address(self.socket.getsockname()[0])
+
+    @property
+    def url(self) -> str:
+        """What devices reach it by: never the address that stands for all."""
+        host = _outward(self.bound.version) if self.bound.is_unspecified else self._address
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}"
+
     def handle_error(self, *_: object) -> None:
         """Say that a device hung up, without a traceback."""
         print(f"a connection ended early: {sys.exc_info()[1]}", file=sys.stderr)
+
+
+def _outward(version: int) -> str:
+    """Return the address that packets to the network leave from, without sending one.
+
+    Where there is no way out, the host's name.
+
+    Args:
+        version: of the protocol that is listened with; IPv6 takes IPv4 along.
+    """
+    for family, far_away in _FAR_AWAY[0 if version == 6 else 1 :]:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((far_away, 9))
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return socket.gethostname()

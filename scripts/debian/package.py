@@ -66,6 +66,7 @@ class Package:
         papers.compressed(documents / "changelog.gz", (ROOT / "CHANGELOG.md").read_bytes())
         suited = self.changelog.replace(f"({_parsed('Version')})", f"({self.version})", 1)
         papers.compressed(documents / "changelog.Debian.gz", suited.encode())
+        papers.pages(documents)
         papers.copyright_file(self.site, documents / "copyright")
         papers.manuals(self.tree, self.upstream, self.epoch)
         papers.completions(self.tree)

@@ -1,4 +1,4 @@
-"""What is written from what is there: manual pages, completions, licences."""
+"""What is written from what is there: manual pages, completions, documents, licences."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import email
 import gzip
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def manuals(root: Path, version: str, epoch: int) -> None:
         done = subprocess.run(command, check=True, capture_output=True, env=environment)
         # A line of text that begins with a dot would be a request.
         page = re.sub(rb"^(?=\.\.)", rb"\\&", done.stdout, flags=re.MULTILINE)
+        page += (SOURCE / f"{program}.man").read_bytes()
         compressed(folder / f"{program}.1.gz", page)
 
 
@@ -52,6 +54,19 @@ def completions(root: Path) -> None:
             path = root / place.format(program)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(shtab.complete(_with_files(parser()), shell=shell))
+
+
+def pages(documents: Path) -> None:
+    """Copy the documents, as they stand in the sources: their links hold, and grep finds reasons.
+
+    Pictures stay out.
+    """
+    command = ["git", "ls-files", "-z", "README.md", "docs/*.md", "docs/*.json"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        target = documents / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, target)
 
 
 def copyright_file(site: Path, path: Path) -> None:

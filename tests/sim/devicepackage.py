@@ -45,6 +45,7 @@ class Changes:
     def install(self) -> None:
         """Install the package as the owner does."""
         self._apt("install", self._placed(self._package))
+        assert self._access() == "640 root:edged", self._access()
 
     def run(self) -> None:
         """Run all steps but the purge; afterwards the package is installed and the service runs."""
@@ -78,6 +79,7 @@ class Changes:
         assert self._version() == NEWER
         assert service.pid() != pid
         assert service.config.read_text() == config, "the owner's configuration was touched"
+        assert self._access() == "640 root:edged", self._access()
         beside = service.config.with_name("edged.toml.dpkg-dist")
         assert beside.read_text().startswith("# newer"), "the package's is not beside it"
         pid = service.pid()
@@ -184,6 +186,11 @@ class Changes:
         """Run a maintainer script as dpkg would."""
         environment = ("env", "DPKG_MAINTSCRIPT_PACKAGE=edged", f"DPKG_MAINTSCRIPT_NAME={name}")
         self._machine.done(*environment, "sh", "-e", f"{folder}{name}", *words)
+
+    def _access(self) -> str:
+        """Return who may read the configuration."""
+        file = "/etc/edged/edged.toml"
+        return self._machine.done("stat", "--format=%a %U:%G", file).strip()
 
     def _version(self) -> str:
         return self._machine.done("dpkg-query", "--show", "--showformat=${Version}", "edged")

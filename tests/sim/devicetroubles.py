@@ -74,7 +74,7 @@ class Troubles:
         service.predictions.next("predictions once the journal can be read")
         service.config.chmod(0o600)
         self._refused("configuration of another owner", "/etc/edged/edged.toml.*[Pp]ermission")
-        service.config.chmod(0o644)
+        service.config.chmod(0o640)
         machine.done("systemctl", "restart", "edged")
         service.predictions.next("predictions once the configuration can be read")
 
