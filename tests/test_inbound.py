@@ -97,8 +97,11 @@ def acknowledged(broker: Broker) -> int:
 
 
 def journal_text(device: Device) -> str:
-    path = device.state / "models/m/state.json"
-    return path.read_text() if path.exists() else ""
+    # While a new one is being put in its place, the one before is there under another name.
+    for name in ("state.json", "state.json.old", "state.json"):
+        with suppress(FileNotFoundError):
+            return (device.state / "models/m" / name).read_text()
+    return ""
 
 
 def memory_kb(device: Device, field: str = "VmHWM") -> int:
