@@ -109,8 +109,10 @@ def test_success_that_is_followed_by_a_crash_is_a_crash(tmp_path, sound) -> None
 
     if result.reason is None:
         pytest.skip("the spoilt heap does no harm with this runtime and allocator")
-    assert (result.reason, result.marks) == ("validation_crashed", True)
-    assert result.detail.startswith(("SIGSEGV", "SIGABRT")), result.detail
+    assert result.marks
+    if result.reason != "validation_hung":  # the allocator may wait for itself, too
+        assert result.reason == "validation_crashed"
+        assert result.detail.startswith(("SIGSEGV", "SIGABRT")), result.detail
 
 
 def test_an_endless_loop_is_a_hang_and_marks(tmp_path, sound) -> None:
