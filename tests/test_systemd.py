@@ -109,10 +109,10 @@ def test_unwatched_it_is_as_patient_as_the_unit() -> None:
 UNFED = """
 import ctypes, time
 from edged.systemd import Notifier
-notifier = Notifier({"WATCHDOG_USEC": "800000"})
-for _ in range(3):
+notifier = Notifier({"WATCHDOG_USEC": "2000000"})
+for _ in range(5):
     notifier.feed(alive=True)
-    time.sleep(0.4)
+    time.sleep(0.5)
 print("fed", flush=True)
 ctypes.PyDLL(None).sleep(60)  # keeps the GIL, as a runtime does while it prepares a model
 """
