@@ -273,6 +273,15 @@ def test_what_was_dropped_leaves_the_disk_many_at_once(run, tmp_path) -> None:
     assert rows(one.killed(tmp_path / "after") / one.path.name) == held
 
 
+def test_a_clean_stop_deletes_what_was_dropped(run) -> None:
+    one = run(size_bytes=4_040)
+    for _ in range(15):
+        one.publish(b"x" * 400)
+        assert one.tick()
+    one.stop()
+    assert rows(one.path) == [b"x" * 400] * 10
+
+
 def test_what_was_dropped_does_not_keep_the_file(run) -> None:
     one = run()
     one.publish(*numbered(5))

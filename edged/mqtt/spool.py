@@ -194,7 +194,7 @@ class Spool:
             self._file.set_aside(self._aside)
             self._aside = ""
         held = len(self._rows) + len(self._wanted) - len(self._unwanted) - len(self._lapsed)
-        if sync or not held or self._trouble or len(self._lapsed) >= _LAPSED_AT_ONCE:
+        if sync or not held or len(self._lapsed) >= _LAPSED_AT_ONCE:
             self._unwanted |= self._lapsed
             self._lapsed = set()
         while self._wanted or self._unwanted:
