@@ -74,6 +74,8 @@ def test_the_main_job(broker, subscriber, make) -> None:
     assert info["cameras"][0]["state"] == "streaming"
     assert info["models"][0]["accelerator"] == "cpu"
     assert info["last_stop"] == "first_start_since_boot"
+    off = "updates over the air are off: no repository is configured."
+    assert re.search(rf" INFO +{off}", device.log), "whoever wants none need not be warned"
     model = last(subscriber, "model/belt")
     assert model["active"]["version"] == first["version"]
     assert model["active"]["sha256"].startswith(first["sha256"])

@@ -1,5 +1,6 @@
 """Many cameras, several models, one accelerator: turns are fair, and nobody waits for the dead."""
 
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -51,13 +52,14 @@ def test_each_camera_at_its_own_rate_beside_dead_and_mute_ones(
                 camera("mute", "m", f"http://127.0.0.1:{mute.port}/", more="stall_s = 30"),
             ]
         )
-        make(broker.port, body).start().wait_ready()
+        device = make(broker.port, body).start().wait_ready()
         wait_for("the slow one", lambda: count(subscriber, "slow") >= 20)
         rates = {name: count(subscriber, name) for name in ("quick", "third", "slow")}
 
     assert 3 < rates["quick"] / rates["slow"] < 5
     assert 1.5 < rates["third"] / rates["slow"] < 2.5
     assert count(subscriber, "gone") == count(subscriber, "mute") == 0
+    assert re.search(r"camera gone: .* It is tried again\. \(camera_not_found\)\n", device.log)
 
 
 def test_a_camera_that_takes_all_it_gets_leaves_the_others_their_frames(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from sim.broker import Broker, Subscriber, wait_for
-from sim.device import Device, P
+from sim.device import BELT, Device, P
 
 pytestmark = pytest.mark.broker
 
@@ -23,17 +23,10 @@ CALLS = (
     "open,openat,openat2,creat,truncate,rename,renameat,renameat2,link,linkat,symlink,symlinkat,"
     "mkdir,mkdirat,mknod,mknodat,unlink,unlinkat,memfd_create"
 )
-BODY = """
+BODY = f"""
 [drift]
 window_s = 1
-[[model]]
-name = "belt"
-factory = "belt"
-[[camera]]
-name = "front"
-source = "synthetic"
-model = "belt"
-"""
+{BELT}"""
 
 
 def documented() -> list[str]:

@@ -33,7 +33,7 @@ from sim.armboard import PI_4, PI_5
 from sim.broker import Broker, Subscriber, wait_for
 from sim.chroot import Chroot, loopback
 from sim.desk import Desk
-from sim.device import Device, P
+from sim.device import BELT, Device, P
 from sim.machine import EVERY_MODULE
 from sim.service import Service
 from sim.twoarch import Apart, compare
@@ -62,15 +62,7 @@ _MOBILENET = "mobilenet_v1_0.25_128_quant"
 _SCENES = 12
 # A model that is tried is run up to 200 times before; the trial's first frames do no harm either.
 _TRIAL_FRAMES, _HARM_AT = 240, 210
-_BODY = """
-[[model]]
-name = "belt"
-factory = "belt"
-[[camera]]
-name = "front"
-source = "synthetic"
-model = "belt"
-width = 160
+_BODY = f"""{BELT}width = 160
 height = 120
 fps = 20
 """

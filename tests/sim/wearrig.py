@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.broker import MOSQUITTO, Broker, Subscriber, wait_for
-from sim.device import Device, P
+from sim.device import BELT, Device, P
 
 _DISK_BYTES = 256 * 1024 * 1024
 _SECTOR_BYTES = 512
@@ -23,15 +23,7 @@ _PER_SECOND = 5
 _LIMITS = {"connected": 5.0, "away": 600.0, "crumb": 8.0}
 # In RAM: only the disk that is watched is a disk.
 _RAM = Path("/dev/shm")
-_BODY = f"""
-[[model]]
-name = "belt"
-factory = "belt"
-[[camera]]
-name = "front"
-source = "synthetic"
-model = "belt"
-publish = {{ mode = "rate", per_second = {_PER_SECOND} }}
+_BODY = f"""{BELT}publish = {{ mode = "rate", per_second = {_PER_SECOND} }}
 """
 
 
